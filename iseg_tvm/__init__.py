@@ -1,0 +1,3 @@
+"""iseg-tvm: integer-only Segmenter models, quantized in PyTorch and compiled with TVM."""
+
+__version__ = "0.1.0"
