@@ -6,7 +6,6 @@ which only the build calls.
 
 import difflib
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,47 +13,11 @@ from typing import Any, cast
 
 from iseg_tvm.errors import IsegError
 from iseg_tvm.host_cpu import HostCpu, read_host_cpu
+from iseg_tvm.target_file import read_target_toml
 
-ISAS = frozenset({"avx512vnni", "avx512bw", "avx2", "neon_dotprod", "neon", "neon_i8mm", "generic"})
-ARCHITECTURES = frozenset({"x86_64", "aarch64"})
 NATIVE = "native"
 
 _PACKAGE = Path(__file__).resolve().parent
-
-# For every table of a target file: key -> (type, required).
-_SCHEMA: dict[str, dict[str, tuple[type, bool]]] = {
-    "": {
-        "description": (str, True),
-        "aliases": (list, False),
-        "tvm": (dict, True),
-        "cpu": (dict, True),
-        "kernels": (dict, True),
-        "rpc": (dict, False),
-    },
-    "tvm": {
-        "kind": (str, True),
-        "mtriple": (str, True),
-        "mcpu": (str, True),
-        "mattr": (list, True),
-        "num-cores": (int, True),
-    },
-    "cpu": {
-        "arch": (str, True),
-        "features": (list, True),
-        "l1d-bytes": (int, True),
-        "l2-bytes": (int, True),
-        "native-rank": (int, False),
-        "native-parts": (list, False),
-    },
-    "kernels": {"isa": (str, True)},
-    "rpc": {"key": (str, True)},
-}
-_TYPE_NAMES = {
-    str: "a string",
-    int: "a positive integer",
-    list: "a list of strings",
-    dict: "a table",
-}
 
 
 @dataclass(frozen=True)
@@ -80,7 +43,7 @@ class TargetSpec:
     l1d_bytes, l2_bytes : int
         Data cache of one core, for blocking.
     isa : str
-        The family of kernels to use, one of `ISAS`.
+        The family of kernels to use, one of `iseg_tvm.target_file.ISAS`.
     rpc_key : str or None
         Default device key at a TVM RPC tracker.
     native_rank : int or None
@@ -228,22 +191,8 @@ def read_target_file(path: str | os.PathLike[str]) -> TargetSpec:
         The file is missing or is no TOML, or a key is unknown, missing or has a wrong value.
     """
     path = Path(path)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise IsegError(f"cannot read the target {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise IsegError(f"{path} is not a TOML file: {error}") from error
-    for table, keys in _SCHEMA.items():
-        _check_table(path, table, content.get(table, {}) if table else content, keys)
-    tvm, cpu, isa = content["tvm"], content["cpu"], content["kernels"]["isa"]
-    _check_choice(path, "tvm.kind", tvm["kind"], {"llvm"})
-    _check_choice(path, "cpu.arch", cpu["arch"], ARCHITECTURES)
-    _check_choice(path, "kernels.isa", isa, ISAS)
-    _check_choice(path, "tvm.mtriple", tvm["mtriple"].split("-")[0], {cpu["arch"]})
-    for attribute in tvm["mattr"]:
-        if attribute[:1] not in {"+", "-"}:
-            raise IsegError(f"{path}: tvm.mattr: {attribute!r} does not start with + or -")
+    content = read_target_toml(path)
+    tvm, cpu = content["tvm"], content["cpu"]
     return TargetSpec(
         name=path.stem,
         description=content["description"],
@@ -256,41 +205,11 @@ def read_target_file(path: str | os.PathLike[str]) -> TargetSpec:
         features=frozenset(cpu["features"]),
         l1d_bytes=cpu["l1d-bytes"],
         l2_bytes=cpu["l2-bytes"],
-        isa=isa,
+        isa=content["kernels"]["isa"],
         rpc_key=content.get("rpc", {}).get("key"),
         native_rank=cpu.get("native-rank"),
         native_parts=tuple(cpu.get("native-parts", ())),
     )
-
-
-def _check_table(
-    path: Path, table: str, values: Mapping[str, Any], keys: Mapping[str, tuple[type, bool]]
-) -> None:
-    """Refuse unknown keys, missing keys and values of the wrong type."""
-    prefix = f"{table}." if table else ""
-    if not isinstance(values, dict):
-        return  # the outer table's check has already named it
-    for key, value in values.items():
-        if key not in keys:
-            raise IsegError(f"{path}: unknown key {prefix}{key}", f"known: {', '.join(keys)}")
-        kind = keys[key][0]
-        right = isinstance(value, kind) and not isinstance(value, bool)
-        if kind is int:
-            right = right and value > 0
-        if kind is list:
-            right = right and all(isinstance(item, str) for item in value)
-        if not right:
-            raise IsegError(f"{path}: {prefix}{key} must be {_TYPE_NAMES[kind]}, not {value!r}")
-    if table and not values and table == "rpc":
-        return
-    for key, (_, required) in keys.items():
-        if required and key not in values:
-            raise IsegError(f"{path}: the key {prefix}{key} is missing")
-
-
-def _check_choice(path: Path, key: str, value: str, choices: set[str] | frozenset[str]) -> None:
-    if value not in choices:
-        raise IsegError(f"{path}: {key}: {value!r} is none of {', '.join(sorted(choices))}")
 
 
 def check_llvm_knows(spec: TargetSpec) -> None:
