@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,6 @@ import numpy.typing as npt
 from iseg_tvm.bundle import Bundle, Manifest, read_bundle
 from iseg_tvm.errors import IsegError
 from iseg_tvm.host_cpu import usable_cpus
-
-if TYPE_CHECKING:
-    import tvm_ffi
 
 _INSTALL = "install the board's packages: pip install iseg-tvm"
 _CPU, _CPU_INDEX, _POOLED_ALLOCATOR = 1, 0, 2  # DLPack's kDLCPU; TVM's AllocatorType::kPooled
@@ -53,7 +50,7 @@ def _without_torch() -> Iterator[None]:
 
 
 @functools.cache
-def _tvm_runtime() -> "type[tvm_ffi]":  # type: ignore[valid-type]
+def _tvm_runtime() -> ModuleType:
     """Load TVM's runtime library and return the ``tvm_ffi`` module.
 
     Raises
