@@ -1,0 +1,60 @@
+"""256-byte tables of activation functions on int8 grids (definitions: ``relay_ops/shift_gelu.py``).
+
+Built when a model is quantized. ``shift_gelu_table`` is integer arithmetic throughout;
+``gelu_table`` rounds the exact function.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+FRACTION = 16
+ONE = 1 << FRACTION
+
+
+def _exp_shift(t: int) -> int:
+    """``2**16 * exp(t / 2**16)`` for ``t <= 0`` by shifts (I-ViT's ShiftExp)."""
+    t = t + (t >> 1) - (t >> 4)
+    whole, fraction = -t >> FRACTION, -t & (ONE - 1)
+    return (ONE - (fraction >> 1)) >> whole
+
+
+def _round_divide(a: int, b: int) -> int:
+    """``a / b`` rounded half up, ``b > 0``."""
+    return (2 * a + b) // (2 * b)
+
+
+def _fixed(scale: float) -> int:
+    """A positive real scale as an integer with 32 fraction bits (at least 1)."""
+    return max(1, math.floor(scale * 2.0**32 + 0.5))
+
+
+def shift_gelu_table(scale_in: float, scale_out: float) -> np.ndarray:
+    """Table of lambda-ShiftGELU: int8 (256,), entry ``x + 128`` for input ``x``.
+
+    Parameters
+    ----------
+    scale_in : real value of one input step, ``lambda / 127``
+    scale_out : real value of one output step
+    """
+    step, out = _fixed(scale_in), _fixed(scale_out)
+    table = []
+    for x in range(-128, 128):
+        p = (x * step) >> (32 - FRACTION)
+        v = p + (p >> 1) + (p >> 3) + (p >> 4)
+        top = max(v, 0)
+        a, b = _exp_shift(v - top), _exp_shift(-top)
+        sigmoid = (a << FRACTION) // (a + b)
+        table.append(_round_divide(p * sigmoid, out))
+    return np.clip(table, -128, 127).astype(np.int8)
+
+
+def gelu_table(scale_in: float, scale_out: float) -> np.ndarray:
+    """Table of the exact GELU ``x * Phi(x)``: int8 (256,), entry ``x + 128`` for input ``x``."""
+    values = [
+        math.floor(0.5 * x * scale_in * (1 + math.erf(x * scale_in / math.sqrt(2))) / scale_out + 0.5)
+        for x in range(-128, 128)
+    ]
+    return np.clip(values, -128, 127).astype(np.int8)

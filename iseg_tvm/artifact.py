@@ -1,0 +1,165 @@
+"""The quantized model: integer tensors, integer scalars and configuration in one safetensors file.
+
+Tensor names (D width, H heads, C classes, K inner size; every linear-like layer ``L`` has
+``L.weight`` int8 (N, K) in [-127, 127], ``L.bias`` int32 (N,), ``L.multiplier`` int16 (N,),
+``L.shift`` int8 (N,)):
+
+* ``encoder.patch_embed.*`` (K ordered row, column, channel), ``encoder.pos_embed`` int16 (gh * gw, D)
+  at the grid of ``config.image_size``, ``encoder.tokens`` int16 (1 or 2, D): class (and
+  distillation) token with its position embedding added
+* per block ``B`` = ``encoder.blocks.i`` or ``decoder.blocks.i``: ``B.norm1.gamma`` int16 (D,),
+  ``B.norm1.beta`` int32 (D,), ``B.qkv.*``, ``B.attention.exp_multiplier`` / ``.out_multiplier`` int16 (H,),
+  ``B.attention.exp_shift`` / ``.out_shift`` int8 (H,), ``B.proj.*``, ``B.norm2.*``, ``B.fc1.*``,
+  ``B.activation.table`` int8 (256,), ``B.fc2.*``
+* ``encoder.norm.*``; linear decoder: ``decoder.head.*``; mask decoder: ``decoder.proj_dec.*``,
+  ``decoder.cls_emb`` int16 (C, D), ``decoder.norm.*``, ``decoder.proj_patch.*``, ``decoder.proj_classes.*``,
+  ``decoder.class_norm.*`` (only with ``l2_norm``), ``decoder.masks.multiplier`` / ``.shift`` (C,),
+  ``decoder.mask_norm.*`` (C,)
+
+Scalars (Python integers): ``L.post_shift`` of layers with an int8 result (int16 results use 0),
+``<norm>.eps`` and ``<norm>.shift``, ``B.attention.fraction_bits`` / ``.post_shift``,
+``B.skip_shift1`` / ``B.skip_shift2`` of the two residual additions.
+
+Needs numpy and safetensors only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from iseg_tvm.errors import IsegError
+from iseg_tvm.files import atomic_write
+from iseg_tvm.models.config import SegmenterConfig
+
+FORMAT = "iseg-tvm quantized model"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """An integer-only Segmenter.
+
+    Attributes
+    ----------
+    config : architecture; ``config.image_size`` is the grid of the stored position embedding
+    tensors : name -> int8 / int16 / int32 array (see the module docstring)
+    scalars : name -> integer
+    polynomial : ``quadratic`` or ``linear``, the attention's shift exponential
+    input_size : (height, width) in pixels of the uint8 image that it will be run on
+    classes : class names, or empty
+    palette : RGB triples, or empty
+    provenance : how it was made (observer, calibration images, versions); free-form JSON
+    """
+
+    config: SegmenterConfig
+    tensors: Mapping[str, np.ndarray]
+    scalars: Mapping[str, int]
+    input_size: tuple[int, int]
+    polynomial: str = "quadratic"
+    classes: tuple[str, ...] = ()
+    palette: tuple[tuple[int, int, int], ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pad(self) -> tuple[int, int, int]:
+        """Pixel that stands for a normalised 0, used where the image is padded."""
+        r, g, b = (round(255 * m) for m in self.config.encoder.mean)
+        return r, g, b
+
+    def with_input_size(self, height: int, width: int) -> QuantizedModel:
+        """The same model for another image size (position embedding resized when it is run)."""
+        if height < 1 or width < 1:
+            raise IsegError(f"image size {height}x{width} is empty", "give two positive numbers")
+        return replace(self, input_size=(height, width))
+
+
+def save_model(model: QuantizedModel, path: str | Path) -> Path:
+    """Write ``model`` to one file, atomically; returns the path.
+
+    Raises
+    ------
+    IsegError
+        If the file cannot be written; nothing is left behind.
+    """
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "model": model.config.to_dict(),
+        "scalars": dict(model.scalars),
+        "input_size": list(model.input_size),
+        "polynomial": model.polynomial,
+        "classes": list(model.classes),
+        "palette": [list(c) for c in model.palette],
+        "provenance": dict(model.provenance),
+    }
+    tensors = {name: np.ascontiguousarray(t) for name, t in model.tensors.items()}
+    with atomic_write(Path(path)) as stream:
+        stream.write(save(tensors, metadata={"iseg": json.dumps(header)}))
+    return Path(path)
+
+
+def load_model(path: str | Path) -> QuantizedModel:
+    """Read a file of :func:`save_model`.
+
+    Raises
+    ------
+    IsegError
+        Missing, damaged, foreign or newer file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise IsegError(f"{path}: no such model file", "make one with `python -m iseg_tvm.quantize`")
+    try:
+        with safe_open(path, framework="numpy") as stream:
+            metadata = stream.metadata() or {}
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise IsegError(
+            f"{path}: damaged or not a safetensors file ({error})", "quantize the model again"
+        ) from None
+    header = _read_header(path, metadata)
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (np.int8, np.int16, np.int32):
+            raise IsegError(f"{path}: tensor {name} is {tensor.dtype}, not an integer type")
+    try:
+        height, width = (int(v) for v in header["input_size"])
+        return QuantizedModel(
+            config=SegmenterConfig.from_dict(header["model"]),
+            tensors=tensors,
+            scalars={str(k): int(v) for k, v in header["scalars"].items()},
+            input_size=(height, width),
+            polynomial=str(header["polynomial"]),
+            classes=tuple(str(c) for c in header["classes"]),
+            palette=tuple((int(r), int(g), int(b)) for r, g, b in header["palette"]),
+            provenance=header["provenance"],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise IsegError(
+            f"{path}: its header lacks or garbles a field ({error!r})", "quantize the model again"
+        ) from None
+
+
+def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The JSON header, after checking format and version."""
+    try:
+        header = json.loads(metadata["iseg"])
+    except (KeyError, json.JSONDecodeError):
+        header = None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise IsegError(
+            f"{path}: not a quantized model of iseg-tvm", "make one with `python -m iseg_tvm.quantize`"
+        )
+    if header.get("version") != VERSION:
+        raise IsegError(
+            f"{path}: format version {header.get('version')}, this program reads {VERSION}",
+            "update iseg-tvm, or quantize the model again",
+        )
+    return header

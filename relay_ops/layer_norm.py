@@ -1,0 +1,151 @@
+r"""I-LayerNorm: LayerNorm of the int16 residual stream with an integer square root.
+
+Mathematics: ``y = (x - mean) / sqrt(var + eps) * gamma + beta`` over the last axis of length D (Ba et al. 2016;
+I-BERT, arXiv 2101.01321, section 3.5 and I-ViT, arXiv 2207.01405, section 3.4 for the integer form).
+With ``center = False`` the mean is not subtracted: an L2 normalisation up to the factor ``sqrt(D)``.
+
+Integer definition, per row (D <= 1024, ``f = fraction_bits(D)``, ``root = floor(sqrt(D) * 2**f) in [2**14, 2**15)``):
+
+1. ``mean = floor((2 * sum(x) + D) / (2 * D))`` (0 if not centered)
+2. ``c = clamp(x - mean, -32767, 32767)``
+3. ``V = sum(c * c) + eps``, int64, ``1 <= V < 2**42``
+4. ``k = (32 - bit_length(V)) >> 1``; ``W = V * 4**k`` (floor for negative k), in [2**30, 2**32)
+5. ``q = isqrt(W)`` in [2**15, 2**16); ``A = (root * 2**15) // q`` in [2**13, 2**15)
+6. ``n = sat16(rshr(c * A, 15 - k))``: ``(x - mean) / sigma`` with f fraction bits
+7. ``u = n * gamma + beta``; result ``u`` (int32), or ``sat8(rshr(u, shift))`` (int8)
+
+Ranges: ``eps >= 1`` (so V > 0; it is ``D * eps / s_x**2`` rounded), ``|gamma| <= 32767``, ``|beta| <= 2**29``.
+Overflow: ``|sum| <= 2**25``; ``c * c <= 2**30`` so two of them fit uint32 and ``V <= 2**40 + eps``;
+``root * 2**15 < 2**30``; ``|c * A| < 2**30``; ``15 - k in [0, 20]`` so the rounding constant is below 2**20;
+``|u| <= 2**30 + 2**29``. As ``|c| <= sqrt(V)``, ``|n| <= root (1 + 2**-14) + 1``, which saturation catches.
+Relative error of ``n`` against the exact quotient: below 2**-12.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from iseg_tvm import fixed_point as fp
+from relay_ops import torch_arithmetic as ta
+from relay_ops.operator import (
+    Attributes,
+    Lowering,
+    LoweringContext,
+    Operator,
+    OperatorError,
+    TensorSpec,
+    register,
+    require,
+    require_attribute,
+)
+
+D_MAX = 1024
+GAMMA_MAX = 2**15 - 1
+BETA_MAX = 2**29
+EPS_MAX = 2**40
+
+
+def fraction_bits(width: int) -> int:
+    """Largest f with ``floor(sqrt(width) * 2**f) < 2**15``: fraction bits of the normalised value."""
+    f = 0
+    while math.isqrt(width << (2 * (f + 1))) < 2**15:
+        f += 1
+    return f
+
+
+def root_constant(width: int) -> int:
+    """``floor(sqrt(width) * 2**fraction_bits(width))``, in [2**14, 2**15)."""
+    return math.isqrt(width << (2 * fraction_bits(width)))
+
+
+def infer(types: Mapping[str, TensorSpec], attributes: Attributes) -> TensorSpec:
+    """``(int16[M, D], int16[D], int32[D]) -> int8[M, D]`` or ``int32[M, D]``."""
+    rows, width = require(types, "x", "int16", None, None).shape
+    require(types, "gamma", "int16", width)
+    require(types, "beta", "int32", width)
+    if not 1 <= width <= D_MAX:
+        raise OperatorError(f"width {width} is outside [1, {D_MAX}]")
+    require_attribute(attributes, "eps", 1, EPS_MAX)
+    require_attribute(attributes, "shift", 0, fp.SHIFT_MAX)
+    if attributes["dtype"] not in ("int8", "int32"):
+        raise OperatorError(f"attribute 'dtype' must be int8 or int32, is {attributes['dtype']}")
+    return TensorSpec((rows, width), str(attributes["dtype"]))
+
+
+def reference(
+    x: np.ndarray,
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    eps: int,
+    shift: int,
+    center: bool,
+    dtype: str,
+) -> np.ndarray:
+    """Normative: int16 (M, D) -> int8 (M, D), or the unrounded int32 (M, D)."""
+    fp.check_range("gamma", gamma, -GAMMA_MAX, GAMMA_MAX)
+    fp.check_range("beta", beta, -BETA_MAX, BETA_MAX)
+    fp.check_range("eps", eps, 1, EPS_MAX)
+    values, width = x.astype(np.int64), x.shape[-1]
+    total = values.sum(axis=-1, keepdims=True)
+    mean = fp.floor_divide_rounding(total, width) if center else np.zeros_like(total)
+    centred = np.clip(values - mean, -fp.INT16_MAX, fp.INT16_MAX)
+    energy = (centred * centred).sum(axis=-1, keepdims=True) + eps
+    k = (32 - fp.bit_length(energy)) >> 1
+    scaled = np.where(k >= 0, energy << np.maximum(2 * k, 0), energy >> np.maximum(-2 * k, 0))
+    q = fp.isqrt(fp.check_range("scaled energy", scaled, 2**30, 2**32 - 1))
+    a = (root_constant(width) << 15) // q
+    product = fp.check_range("c * A", centred * a, -(2**30), 2**30)
+    n = fp.saturate(fp.rounding_shift_right(product, 15 - k), 16)
+    u = fp.check_range("u", n * gamma.astype(np.int64) + beta, -(2**31) + 2**29, 2**31 - 2**29)
+    if dtype == "int32":
+        return u.astype(np.int32)
+    return fp.saturate(fp.rounding_shift_right(u, shift), 8).astype(np.int8)
+
+
+def forward(
+    x: torch.Tensor,
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    eps: int,
+    shift: int,
+    center: bool,
+    dtype: str,
+) -> torch.Tensor:
+    """PyTorch form of :func:`reference`."""
+    values, width = x.to(torch.int64), x.shape[-1]
+    total = values.sum(dim=-1, keepdim=True)
+    mean = (2 * total + width) // (2 * width) if center else torch.zeros_like(total)
+    centred = (values - mean).clamp(-fp.INT16_MAX, fp.INT16_MAX)
+    energy = (centred * centred).sum(dim=-1, keepdim=True) + eps
+    k = (32 - ta.bit_length(energy)) >> 1
+    scaled = torch.where(k >= 0, energy << (2 * k).clamp(min=0), energy >> (-2 * k).clamp(min=0))
+    a = (root_constant(width) << 15) // ta.isqrt(scaled)
+    n = ta.saturate(ta.rounding_shift_right(centred * a, 15 - k), 16)
+    u = n * gamma.to(torch.int64) + beta
+    if dtype == "int32":
+        return u.to(torch.int32)
+    return ta.saturate(ta.rounding_shift_right(u, shift), 8).to(torch.int8)
+
+
+def lower(context: LoweringContext) -> Lowering:
+    """Row-parallel kernel."""
+    from iseg_tvm.kernels import layer_norm
+
+    return layer_norm.lower_layer_norm(context)
+
+
+OPERATOR = register(
+    Operator(
+        name="layer_norm",
+        tensors=("x", "gamma", "beta"),
+        attributes={"eps": "int", "shift": "int", "center": "bool", "dtype": "str"},
+        infer=infer,
+        reference=reference,
+        forward=forward,
+        lower=lower,
+    )
+)

@@ -1,0 +1,79 @@
+"""int8 linear layer: ``acc = x @ weight.T + bias`` in int32.
+
+Mathematics: a linear layer whose operands are ``x = s_x * x_q`` (per tensor) and
+``w[n] = s_w[n] * w_q[n]`` (per output channel), both symmetric; ``bias`` is on the grid ``s_x * s_w[n]``.
+
+Integer definition: ``acc[m, n] = bias[n] + sum_k x[m, k] * weight[n, k]``, exact.
+``x`` int8 in [-128, 127], ``weight`` int8 in [-127, 127] (the symmetric range lets AVX2 kernels use
+sign/abs tricks), ``bias`` int32 with ``|bias| <= 2**29``, ``K <= 32768``.
+Overflow: ``|acc| <= 2**29 + 128 * 127 * 2**15 < 2**29 + 2**29 = 2**30``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from iseg_tvm import fixed_point as fp
+from relay_ops import torch_arithmetic as ta
+from relay_ops.operator import (
+    Attributes,
+    Lowering,
+    LoweringContext,
+    Operator,
+    OperatorError,
+    TensorSpec,
+    register,
+    require,
+)
+
+BIAS_MAX = 2**29
+K_MAX = 2**15
+
+
+def check_weight(weight: np.ndarray, bias: np.ndarray) -> None:
+    """Raise :class:`fixed_point.RangeError` if constants leave the ranges of the overflow argument."""
+    fp.check_range("weight", weight, -127, 127)
+    fp.check_range("bias", bias, -BIAS_MAX, BIAS_MAX)
+
+
+def infer(types: Mapping[str, TensorSpec], attributes: Attributes) -> TensorSpec:
+    """``(int8[M, K], int8[N, K], int32[N]) -> int32[M, N]``."""
+    rows, inner = require(types, "x", "int8", None, None).shape
+    columns, _ = require(types, "weight", "int8", None, inner).shape
+    require(types, "bias", "int32", columns)
+    if not 1 <= inner <= K_MAX:
+        raise OperatorError(f"inner dimension {inner} is outside [1, {K_MAX}]")
+    return TensorSpec((rows, columns), "int32")
+
+
+def reference(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Normative: int8 (M, K), int8 (N, K), int32 (N,) -> int32 (M, N)."""
+    check_weight(weight, bias)
+    return (fp.matmul_exact(x, weight.T) + bias.astype(np.int64)).astype(np.int32)
+
+
+def forward(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """PyTorch form of :func:`reference`."""
+    return ta.matmul(x, weight.T, 128 * 128) + bias
+
+
+def lower(context: LoweringContext) -> Lowering:
+    """GEMM without a fused epilogue (int32 output)."""
+    from iseg_tvm.kernels import gemm
+
+    return gemm.lower_linear(context)
+
+
+OPERATOR = register(
+    Operator(
+        name="linear",
+        tensors=("x", "weight", "bias"),
+        infer=infer,
+        reference=reference,
+        forward=forward,
+        lower=lower,
+    )
+)
