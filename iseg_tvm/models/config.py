@@ -104,12 +104,11 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """A decoder; for ``"linear"`` the numbers of layers and heads are 0.
+    """A decoder; ``"linear"`` has no layers and no heads.
 
     Parameters
     ----------
     name : {"mask_transformer", "linear"}
-        Kind of decoder.
     num_layers, num_heads : int
         Blocks of the mask transformer and heads a block. Its width is the encoder's.
     mlp_ratio : float
@@ -150,14 +149,11 @@ class SegmenterConfig:
     num_classes : int
         Classes of the segmentation.
     image_size : tuple of int
-        Height and width, in pixels, that the stored position embeddings belong to: multiples of
-        the patch size. Other sizes run too, with resized embeddings.
+        Height and width, in pixels, of the stored position embeddings; other sizes run too.
     l2_norm : bool
-        The mask decoder divides patch and class features by their L2 norm (the official models).
-        The linear decoder has no such step.
+        The mask decoder divides patch and class features by their L2 norm, as official models do.
     dataset : str
-        Name of the data set that the classes are of (``"ade20k"``, ``"cityscapes"``,
-        ``"pascal_context"``, ...), or empty.
+        Data set that the classes are of (``"ade20k"``, ``"cityscapes"``, ...), or empty.
     """
 
     encoder: EncoderConfig

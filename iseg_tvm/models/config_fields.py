@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from iseg_tvm.errors import IsegError
 
@@ -30,7 +30,7 @@ def build_dataclass(kind: type[_Config], values: Any, owner: str) -> _Config:
     """Build one dataclass, naming missing and unknown fields and wrong types."""
     if not isinstance(values, Mapping):
         raise IsegError(f"{owner}: expected named fields, found {type(values).__name__}")
-    known = {field.name: field for field in fields(kind)}
+    known = {field.name: field for field in fields(cast(Any, kind))}
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise IsegError(

@@ -2,6 +2,7 @@
 
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -52,7 +53,7 @@ class MaskTransformerDecoder(nn.Module):
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()
         width, decoder = config.encoder.embed_dim, config.decoder
-        rates = torch.linspace(0, decoder.drop_path_rate, decoder.num_layers).tolist()
+        rates = np.linspace(0, decoder.drop_path_rate, decoder.num_layers).tolist()
         self.num_classes = config.num_classes
         self.l2_norm = config.l2_norm
         self.proj_dec = nn.Linear(width, width)

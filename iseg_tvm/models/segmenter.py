@@ -41,6 +41,7 @@ from iseg_tvm.errors import IsegError
 from iseg_tvm.models.config import EncoderConfig, SegmenterConfig
 from iseg_tvm.models.decoders import LinearDecoder, MaskTransformerDecoder
 from iseg_tvm.models.encoder import build_encoder
+from iseg_tvm.models.timm_import import Attention
 
 
 class Segmenter(nn.Module):
@@ -65,7 +66,7 @@ class Segmenter(nn.Module):
     def set_fused_attention(self, enabled: bool) -> None:
         """Use PyTorch's fused attention (faster, hides the probabilities) or the plain one."""
         for module in self.modules():
-            if hasattr(module, "fused_attn"):
+            if isinstance(module, Attention):
                 module.fused_attn = enabled
 
     def normalize_uint8(self, images: npt.NDArray[np.uint8] | Tensor) -> Tensor:

@@ -71,7 +71,8 @@ def _declare_operator(operator: str) -> None:
 
 import_despite_torchvision("timm")
 
+from timm.layers import Attention  # noqa: E402
 from timm.models.deit import VisionTransformerDistilled  # noqa: E402
 from timm.models.vision_transformer import Block, VisionTransformer  # noqa: E402
 
-__all__ = ["Block", "VisionTransformer", "VisionTransformerDistilled"]
+__all__ = ["Attention", "Block", "VisionTransformer", "VisionTransformerDistilled"]
