@@ -5,7 +5,6 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -103,7 +102,34 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return found
 
 
-def save_image(image: Image.Image, path: str | os.PathLike[str], **options: Any) -> Path:
+def check_output_name(path: str | os.PathLike[str]) -> str:
+    """Return the format a file's suffix names.
+
+    Raises
+    ------
+    IsegError
+        No format that can be written has this suffix.
+    """
+    suffix = Path(path).suffix.lower()
+    file_format = Image.registered_extensions().get(suffix)
+    if file_format is None or file_format not in Image.SAVE:
+        raise IsegError(f"{path}: no picture format is called {suffix!r}", "end it in .png")
+    return file_format
+
+
+def check_mask_name(path: str | os.PathLike[str]) -> None:
+    """Refuse a mask that would be no PNG: other formats lose indices.
+
+    Raises
+    ------
+    IsegError
+        The name does not end in ``.png``.
+    """
+    if Path(path).suffix.lower() != ".png":
+        raise IsegError(f"{path}: a mask is written as PNG", "end its name in .png")
+
+
+def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
     """Write a picture in the format its suffix names, complete or not at all.
 
     Raises
@@ -111,22 +137,17 @@ def save_image(image: Image.Image, path: str | os.PathLike[str], **options: Any)
     IsegError
         The suffix names no format that can be written, or the file cannot be written.
     """
-    path = Path(path)
-    file_format = Image.registered_extensions().get(path.suffix.lower())
-    if file_format is None or file_format not in Image.SAVE:
-        raise IsegError(f"{path}: no picture format is called {path.suffix!r}", "end it in .png")
     buffer = io.BytesIO()
-    image.save(buffer, format=file_format, **options)
+    image.save(buffer, format=check_output_name(path))
     with atomic_write(path) as file:
         file.write(buffer.getbuffer())
-    return path
 
 
 def save_mask(
     class_map: npt.NDArray[np.uint8],
     palette: Sequence[tuple[int, int, int]],
     path: str | os.PathLike[str],
-) -> Path:
+) -> None:
     """Write a class map as an index PNG: pixel value = class, shown in the palette's colours.
 
     Raises
@@ -134,8 +155,7 @@ def save_mask(
     IsegError
         The name does not end in ``.png``, or the file cannot be written.
     """
-    if Path(path).suffix.lower() != ".png":
-        raise IsegError(f"{path}: a mask is written as PNG", "end its name in .png")
+    check_mask_name(path)
     image = Image.fromarray(class_map)
     image.putpalette([value for color in palette for value in color])
-    return save_image(image, path)
+    save_image(image, path)

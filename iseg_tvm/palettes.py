@@ -6,6 +6,7 @@ that is not the alphabetical one.
 
 import colorsys
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +30,20 @@ class Palette:
     name: str
     classes: tuple[str, ...]
     colors: tuple[Color, ...]
+
+    def check_count(self, num_classes: int) -> None:
+        """Refuse a palette of another number of classes than the model's.
+
+        Raises
+        ------
+        IsegError
+            The numbers differ.
+        """
+        if len(self.classes) != num_classes:
+            raise IsegError(
+                f"{self.name} names {len(self.classes)} classes, and the model has {num_classes}",
+                "give --classes a file with one row a class, in the model's order",
+            )
 
 
 @cache
@@ -112,3 +127,34 @@ def palette_for(num_classes: int, dataset: str = "") -> Palette:
         if name in _published() and len(load_palette(name).classes) == num_classes:
             return load_palette(name)
     return generic_palette(num_classes)
+
+
+def read_classes(path: str | os.PathLike[str]) -> Palette:
+    """Read a data set's classes from a JSON file: ``[["sky", [70, 130, 180]], ...]``.
+
+    Raises
+    ------
+    IsegError
+        The file is missing, is no JSON, or has rows of another form.
+    """
+    path = Path(path)
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise IsegError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise IsegError(f"{path} is not a JSON file: {error}") from error
+    if not isinstance(rows, list) or not rows or not all(map(_is_row, rows)):
+        raise IsegError(
+            f"{path} is not a list of classes",
+            'write a row a class: [["sky", [70, 130, 180]], ["road", [128, 64, 128]]]',
+        )
+    return Palette(str(path), tuple(r[0] for r in rows), tuple((*r[1],) for r in rows))
+
+
+def _is_row(row: object) -> bool:
+    """Whether this is a name and three integers of 0 to 255."""
+    match row:
+        case [str(name), [int(), int(), int()] as color]:
+            return bool(name) and all(0 <= value <= 255 for value in color)
+    return False

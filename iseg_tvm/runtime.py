@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -177,11 +177,24 @@ class Segmenter:
         return np.array(result, dtype=np.uint8, copy=True)
 
     def run_timed(
-        self, image: npt.NDArray[np.uint8], repeats: int, warmup: int = 1
+        self,
+        image: npt.NDArray[np.uint8],
+        repeats: int,
+        warmup: int = 1,
+        progress: Callable[[int, int], None] | None = None,
     ) -> tuple[npt.NDArray[np.uint8], list[float]]:
         """Run an image several times; return the class map and each run's milliseconds.
 
         The time is `run`'s: image array in, class map out.
+
+        Parameters
+        ----------
+        image : ndarray, shape (H, W, 3), uint8
+            As for `run`.
+        repeats, warmup : int
+            Timed runs, and untimed ones before them.
+        progress : callable, optional
+            Called with the runs done and their number, between runs.
 
         Raises
         ------
@@ -193,10 +206,12 @@ class Segmenter:
         for _ in range(warmup):
             self.run(image)
         times_ms = []
-        for _ in range(repeats):
+        for done in range(1, repeats + 1):
             start = time.perf_counter()
             class_map = self.run(image)
             times_ms.append((time.perf_counter() - start) * 1e3)
+            if progress is not None:
+                progress(done, repeats)
         return class_map, times_ms
 
 

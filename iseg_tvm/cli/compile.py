@@ -1,0 +1,72 @@
+"""``iseg-tvm compile``: an integer model becomes a bundle for one kind of CPU."""
+
+import argparse
+from pathlib import Path
+
+from iseg_tvm.cli.common import (
+    add_common_arguments,
+    add_image_size,
+    log,
+    print_generated,
+    progress_bar,
+)
+
+SUMMARY = "compile an integer model into a bundle: a folder with one shared library"
+EXAMPLES = """\
+For this machine:
+  iseg-tvm compile --model model.safetensors --target native -o bundle/
+For a Raspberry Pi 4, and for pictures of 480 x 640 pixels:
+  iseg-tvm compile --model model.safetensors --target rpi4 --image-size 480 640 -o bundle-rpi4/
+
+`iseg-tvm info` lists the targets. A bundle runs only on CPUs that have its target's instructions,
+and says so anywhere else.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's flags."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="integer model (*.safetensors), made by `iseg-tvm quantize`",
+    )
+    parser.add_argument(
+        "--target",
+        default="native",
+        metavar="NAME",
+        help="a target's name, or a target file (*.toml) of your own (default: %(default)s)",
+    )
+    add_image_size(parser, "the model's")
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="DIR", help="the bundle to write"
+    )
+    add_common_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compile; return the exit status."""
+    from iseg_tvm.artifact import load_model
+    from iseg_tvm.targets import load_target
+
+    target = load_target(args.target)
+    model = load_model(args.model)
+    height, width = args.image_size or model.input_size
+    log(args, f"Compiling {args.model} for {target.name} at {height} x {width} pixels")
+    from iseg_tvm.build import compile_bundle
+
+    with progress_bar(args) as progress:
+        bundle = compile_bundle(
+            model, target, args.output, image_size=(height, width), progress=progress
+        )
+    manifest = bundle.manifest
+    values = {
+        "target": target.name,
+        "image_size": [height, width],
+        "kernels": list(manifest.kernels),
+        "peak_activation_bytes": manifest.peak_activation_bytes,
+        "bytes": sum(file.bytes for file in manifest.files.values()),
+    }
+    print_generated(args, values, bundle.path)
+    return 0

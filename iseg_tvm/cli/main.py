@@ -1,0 +1,88 @@
+"""The console script ``iseg-tvm``: parse, run a command, turn errors into two lines."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from iseg_tvm import __version__
+from iseg_tvm.cli import compile as compile_command
+from iseg_tvm.cli import info, quantize, segment
+from iseg_tvm.errors import IsegError
+
+_COMMANDS = {
+    "quantize": quantize,
+    "compile": compile_command,
+    "segment": segment,
+    "info": info,
+}
+_DESCRIPTION = """\
+Semantic segmentation with integer arithmetic alone: a trained Segmenter is quantized from one
+picture, compiled by TVM into one shared library, and run on a PC or a board."""
+_EPILOG = """\
+The whole way:
+  iseg-tvm quantize --checkpoint seg_tiny_mask/ --calibration photo.jpg -o model.safetensors
+  iseg-tvm compile --model model.safetensors --target native -o bundle/
+  iseg-tvm segment photo.jpg --bundle bundle/ --out overlay.png
+
+Exit status: 0 done, 1 the work failed, 2 wrong usage or input, 130 interrupted.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser with all commands."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="iseg-tvm", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=form
+    )
+    parser.add_argument("--version", action="version", version=f"iseg-tvm {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, module in _COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=module.SUMMARY,
+            description=module.SUMMARY[0].upper() + module.SUMMARY[1:] + ".",
+            epilog="examples:\n" + module.EXAMPLES,
+            formatter_class=form,
+        )
+        module.add_arguments(command)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; those of the process if left out.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        status = int(_COMMANDS[args.command].run(args))
+        sys.stdout.flush()
+        return status
+    except IsegError as error:
+        return _fail(args, 2, error.message, error.hint)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; keep Python from complaining when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        first_line = (str(error).strip() or repr(error)).splitlines()[0]
+        hint = "this is a bug in iseg-tvm; run again with -v and report what it prints"
+        return _fail(args, 1, f"{args.command} failed: {type(error).__name__}: {first_line}", hint)
+
+
+def _fail(args: argparse.Namespace, status: int, message: str, hint: str) -> int:
+    """Print the error, with the traceback if it was asked for."""
+    if args.verbose:
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    return status

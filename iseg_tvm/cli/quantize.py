@@ -1,0 +1,123 @@
+"""``iseg-tvm quantize``: a float checkpoint becomes an integer-only model."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from iseg_tvm.cli.common import (
+    add_common_arguments,
+    add_image_size,
+    log,
+    print_generated,
+    progress_bar,
+)
+
+SUMMARY = "turn a float checkpoint into an integer-only model, from one picture upwards"
+EXAMPLES = """\
+One picture is enough, a dozen typical ones are better:
+  iseg-tvm quantize --checkpoint seg_tiny_mask/ --calibration photo.jpg -o model.safetensors
+  iseg-tvm quantize --checkpoint seg_tiny_mask/ --calibration photos/ --observer mse \\
+      --activation shiftgelu --image-size 512 512 -o model.safetensors
+
+The checkpoint is a folder of the official Segmenter release: checkpoint.pth and variant.yml. Class
+names and colours are those of its data set, or of a file classes.json in the folder:
+  [["sky", [70, 130, 180]], ["road", [128, 64, 128]]]
+"""
+OBSERVERS = ("minmax", "percentile", "mse")
+ACTIVATIONS = ("gelu", "shiftgelu")
+POLYNOMIALS = ("quadratic", "linear")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's flags."""
+    parser.add_argument(
+        "--checkpoint", required=True, type=Path, metavar="DIR", help="folder of the float model"
+    )
+    parser.add_argument(
+        "--calibration",
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="IMG_OR_DIR",
+        help="pictures, or folders of pictures, whose activations set the integer scales",
+    )
+    parser.add_argument(
+        "--observer",
+        choices=OBSERVERS,
+        default="percentile",
+        help="how the range of an activation is chosen: its extremes, all but the rarest values, "
+        "or the least squared error (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--percentile",
+        type=float,
+        default=99.99,
+        metavar="P",
+        help="share of values inside the range, for --observer percentile (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--activation",
+        choices=ACTIVATIONS,
+        default="gelu",
+        help="256-entry table of the exact GELU, or of the shift-only one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--polynomial",
+        choices=POLYNOMIALS,
+        default="quadratic",
+        help="shift exponential of the attention: quadratic, or I-ViT's (default: %(default)s)",
+    )
+    add_image_size(parser, "the checkpoint's")
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="JSON file of class names and colours (default: classes.json in DIR, if it exists)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="the model to write, *.safetensors",
+    )
+    add_common_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Quantize; return the exit status."""
+    from iseg_tvm.images import find_images, load_photo, photo_to_array
+    from iseg_tvm.palettes import palette_for, read_classes
+
+    # All that is quick to refuse comes before torch is imported.
+    files = find_images(args.calibration)
+    classes_file = args.classes
+    if classes_file is None and (args.checkpoint / "classes.json").is_file():
+        classes_file = args.checkpoint / "classes.json"
+    palette = read_classes(classes_file) if classes_file else None
+
+    log(args, f"Loading {args.checkpoint}")
+    from iseg_tvm.artifact import save_model
+    from iseg_tvm.models.checkpoint import load_checkpoint
+    from iseg_tvm.quantization import QuantizeOptions, quantize
+
+    options = QuantizeOptions(
+        observer=args.observer,
+        percentile=args.percentile,
+        activation=args.activation,
+        polynomial=args.polynomial,
+    )
+    model = load_checkpoint(args.checkpoint)
+    height, width = args.image_size or model.config.image_size
+    images = [photo_to_array(load_photo(file), (height, width)) for file in files]
+    palette = palette or palette_for(model.config.num_classes, model.config.dataset)
+    palette.check_count(model.config.num_classes)
+    log(args, f"Quantizing for {height} x {width} pixels from {len(images)} picture(s): {options}")
+    with progress_bar(args) as progress:
+        quantized = quantize(model, images, options, progress=progress)
+    quantized = dataclasses.replace(quantized, classes=palette.classes, palette=palette.colors)
+    path = save_model(quantized, args.output)
+    values = {"image_size": [height, width], "calibration_images": len(images)}
+    print_generated(args, {**values, "bytes": path.stat().st_size}, path)
+    return 0

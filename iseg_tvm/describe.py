@@ -1,0 +1,141 @@
+"""Descriptions of our files, as JSON values: what ``iseg-tvm info`` prints."""
+
+import importlib.metadata
+import platform
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from iseg_tvm import __version__
+from iseg_tvm.bundle import MANIFEST_NAME, read_bundle
+from iseg_tvm.errors import IsegError
+from iseg_tvm.host_cpu import check_host, read_host_cpu
+from iseg_tvm.targets import NATIVE, TargetSpec, list_targets, load_target
+
+_PACKAGES = ("apache-tvm", "apache-tvm-ffi", "numpy", "pillow", "torch", "timm", "xgboost")
+
+
+def describe(path: str) -> dict[str, Any]:
+    """Describe a checkpoint folder, an integer model, a bundle, or a target.
+
+    Parameters
+    ----------
+    path : str
+        A file or folder, or the name of a target.
+
+    Returns
+    -------
+    dict
+        JSON values; ``kind`` says which of the four it is.
+
+    Raises
+    ------
+    IsegError
+        It is none of them, or is damaged.
+    """
+    place = Path(path)
+    if place.is_dir() and (place / MANIFEST_NAME).exists():
+        return describe_bundle(place)
+    if place.is_dir() or place.suffix == ".pth":
+        return describe_checkpoint(place)
+    if place.suffix == ".safetensors":
+        return describe_model(place)
+    if place.is_file() and place.suffix != ".toml":
+        raise IsegError(
+            f"{path} is none of our files",
+            "known: a checkpoint folder, a model (.safetensors), a bundle folder, a target (.toml)",
+        )
+    return describe_target(load_target(path))
+
+
+def describe_machine() -> dict[str, Any]:
+    """Describe this machine: CPU, package versions, and the targets it can run."""
+    host = read_host_cpu()
+    targets = {}
+    for spec in list_targets():
+        runs = spec.arch == host.arch and spec.features <= host.features
+        targets[spec.name] = spec.description + (" [runs here]" if runs else "")
+    return {
+        "kind": "machine",
+        "iseg_tvm": __version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "architecture": host.arch,
+        "cpus": host.num_cores,
+        "native_target": load_target(NATIVE).name,
+        "targets": targets,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def describe_target(spec: TargetSpec) -> dict[str, Any]:
+    """Describe a target, and whether this machine runs it."""
+    return {
+        "kind": "target",
+        **spec.to_dict(),
+        **_runs_here(spec),
+    }
+
+
+def _runs_here(spec: TargetSpec) -> dict[str, Any]:
+    try:
+        check_host(spec.arch, spec.features, what="it")
+    except IsegError as error:
+        return {"runs_here": False, "because": error.message}
+    return {"runs_here": True}
+
+
+def describe_bundle(folder: Path) -> dict[str, Any]:
+    """Describe a bundle, after checking its files."""
+    manifest = read_bundle(folder, runnable=False).manifest
+    return {
+        "kind": "bundle",
+        **{k: v for k, v in manifest.to_dict().items() if k not in ("kind", "palette", "target")},
+        "classes": list(manifest.classes),
+        "target": manifest.target.to_dict(),
+        **_runs_here(manifest.target),
+    }
+
+
+def describe_model(path: Path) -> dict[str, Any]:
+    """Describe an integer model."""
+    from iseg_tvm.artifact import load_model
+
+    model = load_model(path)
+    bytes_by_dtype: Counter[str] = Counter()
+    for tensor in model.tensors.values():
+        bytes_by_dtype[str(tensor.dtype)] += tensor.nbytes
+    return {
+        "kind": "integer model",
+        "file_bytes": path.stat().st_size,
+        "tensors": len(model.tensors),
+        "tensor_bytes": dict(bytes_by_dtype),
+        "image_size": list(model.input_size),
+        "polynomial": model.polynomial,
+        "config": model.config.to_dict(),
+        "classes": list(model.classes),
+        "provenance": dict(model.provenance),
+    }
+
+
+def describe_checkpoint(path: Path) -> dict[str, Any]:
+    """Describe a float checkpoint, after loading it."""
+    from iseg_tvm.models.checkpoint import CHECKPOINT_FILE, VARIANT_FILE, load_checkpoint
+
+    if path.is_dir() and not ((path / CHECKPOINT_FILE).exists() or (path / VARIANT_FILE).exists()):
+        raise IsegError(
+            f"the folder {path} holds neither a bundle ({MANIFEST_NAME}) nor a checkpoint "
+            f"({CHECKPOINT_FILE})",
+        )
+    model = load_checkpoint(path)
+    return {
+        "kind": "float checkpoint",
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "config": model.config.to_dict(),
+    }
