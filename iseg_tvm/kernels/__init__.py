@@ -1,0 +1,1 @@
+"""Integer CPU kernels in TIR, generated in plain Python for each instruction set."""

@@ -1,0 +1,354 @@
+"""int8 GEMM with fused epilogues: linear layers, patch embedding, activation products.
+
+One generator for all ISAs and shapes. Rows are cut into blocks, which run in parallel; a block
+packs its left rows once (:mod:`packing`), then visits the right panels (each stays in L1 while
+all row tiles of the block use it) and hands finished tiles to the epilogue. Odd sizes
+get their own narrower tiles, so edges run the same code as the bulk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from iseg_tvm.kernels.epilogue import Epilogue, emit_epilogue
+from iseg_tvm.kernels.isa import Isa
+from iseg_tvm.kernels.micro_kernel import emit_micro_kernel, word_dtype
+from iseg_tvm.kernels.packing import (
+    PanelLayout,
+    emit_pack_left_row,
+    emit_pack_right,
+    emit_right_sums,
+    left_value,
+    offset_correction,
+    pack_weight,
+    round_up,
+)
+from iseg_tvm.kernels.vector import (
+    Buffer,
+    Expr,
+    PrimFunc,
+    T,
+    cast,
+    flat,
+    kernel,
+    load,
+    scratch,
+    splat,
+    store,
+    when,
+)
+from relay_ops.operator import Lowering, LoweringContext
+
+PackRow = Callable[[Buffer, Expr, Expr], None]
+"""(destination, row inside the block, row of the matrix): packs one left row."""
+
+LEFT_BLOCK_BYTES = 192 * 1024
+"""Packed left rows of a block stay in L2 beside the panel in use."""
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """Shape and blocking of one product ``(rows, inner) x (inner, columns)``.
+
+    Attributes
+    ----------
+    block_rows : rows packed and computed by one task, a multiple of ``isa.rows``
+    """
+
+    isa: Isa
+    rows: int
+    columns: int
+    inner: int
+    block_rows: int
+    epilogue: Epilogue
+
+    @property
+    def layout(self) -> PanelLayout:
+        """Of the right operand."""
+        return PanelLayout(self.isa, self.columns, self.inner)
+
+    @property
+    def blocks(self) -> int:
+        """Parallel tasks."""
+        return -(-self.rows // self.block_rows)
+
+
+def default_block_rows(isa: Isa, rows: int, inner: int) -> int:
+    """Block height: at least about eight tasks, left rows within their share of L2."""
+    row_bytes = round_up(inner, isa.k_group) * np.dtype(isa.a_dtype).itemsize
+    by_cache = max(isa.rows, LEFT_BLOCK_BYTES // row_bytes // isa.rows * isa.rows)
+    by_tasks = round_up(-(-rows // 8), isa.rows)
+    return min(by_cache, by_tasks)
+
+
+def emit_gemm(
+    gemm: Gemm, pack_row: PackRow, right: Buffer, right_start: Expr,
+    constants: Sequence[Buffer], skip: Buffer | None, table: Buffer | None, out: Buffer,
+) -> None:  # fmt: skip
+    """Emit the parallel loop over row blocks."""
+    isa, layout = gemm.isa, gemm.layout
+    with T.parallel(0, gemm.blocks) as block:
+        packed = scratch(gemm.block_rows * layout.depth, isa.a_dtype)
+        words = flat(packed, word_dtype(isa), gemm.block_rows * layout.depth // isa.k_group)
+        first = T.Bind(block * gemm.block_rows)
+        present = T.Bind(T.min(gemm.rows - first, gemm.block_rows))
+        with T.serial(0, present) as row:
+            pack_row(packed, row, first + row)
+        for panel, width, real in _panels(layout):
+            with panel as p:
+                with T.serial(0, present // isa.rows) as tile:
+                    _emit_tile(
+                        gemm, words, tile * isa.rows, isa.rows, first, right, right_start, p,
+                        width, real, constants, skip, out,
+                    )  # fmt: skip
+                rest = gemm.rows % gemm.block_rows % isa.rows
+                if rest:
+                    with when(block == gemm.blocks - 1):
+                        _emit_tile(
+                            gemm, words, present - rest, rest, first, right, right_start, p,
+                            width, real, constants, skip, out,
+                        )  # fmt: skip
+        if table is not None:
+            _emit_table(gemm, table, out, first, present)
+
+
+def _panels(layout: PanelLayout) -> list[tuple[Any, int, int]]:
+    """Loops over full panels and over the last one: (loop, width, columns that are real)."""
+    panels: list[tuple[Any, int, int]] = []
+    if layout.full:
+        panels.append((T.serial(0, layout.full), layout.isa.columns, layout.isa.columns))
+    if layout.tail:
+        panels.append((_single(layout.full), layout.tail, layout.columns % layout.isa.columns))
+    return panels
+
+
+@contextmanager
+def _single(index: int) -> Iterator[Expr]:
+    yield T.int32(index)
+
+
+def _emit_tile(
+    gemm: Gemm, words: Buffer, row: Expr, rows: int, first: Expr, right: Buffer, right_start: Expr,
+    panel: Expr, width: int, real: int, constants: Sequence[Buffer], skip: Buffer | None,
+    out: Buffer,
+) -> None:  # fmt: skip
+    isa, layout = gemm.isa, gemm.layout
+    stride = layout.depth // isa.k_group
+    accumulators = emit_micro_kernel(
+        isa, words, row * stride, stride, rows, right, right_start + layout.offset(panel), width,
+        layout.depth,
+    )  # fmt: skip
+    column = panel * isa.columns
+    for r, accumulator in enumerate(accumulators):
+        base = (first + row + r) * gemm.columns + column
+        for v in range(width // isa.lanes):
+            valid = min(isa.lanes, real - v * isa.lanes)
+            _emit_vector(
+                gemm, load(accumulator, v * isa.lanes, isa.lanes), column + v * isa.lanes,
+                base + v * isa.lanes, valid, constants, skip, out,
+            )  # fmt: skip
+
+
+def _emit_vector(
+    gemm: Gemm, accumulator: Expr, column: Expr, index: Expr, valid: int,
+    constants: Sequence[Buffer], skip: Buffer | None, out: Buffer,
+) -> None:  # fmt: skip
+    """Epilogue and store of one vector; a partial one goes through a small buffer."""
+    isa, epilogue = gemm.isa, gemm.epilogue
+    if valid == isa.lanes:
+        old = None if skip is None else load(skip, index, isa.lanes)
+        result = emit_epilogue(isa, epilogue, accumulator, column, constants, old)
+        store(out, index, result, isa.lanes)
+        return
+    old = None
+    if skip is not None:
+        kept = scratch(isa.lanes, "int16")
+        store(kept, 0, splat(0, "int16", isa.lanes), isa.lanes)
+        for lane in range(valid):
+            store(kept, lane, skip[index + lane], 1)
+        old = load(kept, 0, isa.lanes)
+    result = emit_epilogue(isa, epilogue, accumulator, column, constants, old)
+    partial = scratch(isa.lanes, epilogue.dtype)
+    store(partial, 0, result, isa.lanes)
+    for lane in range(valid):
+        store(out, index + lane, partial[lane], 1)
+
+
+def _emit_table(gemm: Gemm, table: Buffer, out: Buffer, first: Expr, present: Expr) -> None:
+    """Table activation over the block's finished rows, still in cache."""
+    with T.serial(0, present * gemm.columns) as i:
+        index = first * gemm.columns + i
+        store(out, index, table[cast(out[index], "int32", 1) + 128], 1)
+
+
+def build_linear(gemm: Gemm, name: str) -> PrimFunc:
+    """``(x, packed weight, constants..., [table | skip], out)``."""
+    isa, epilogue = gemm.isa, gemm.epilogue
+    columns = round_up(gemm.columns, isa.lanes)
+    parameters = [
+        ("x", (gemm.rows, gemm.inner), "int8"),
+        ("weight", (gemm.layout.size,), "int8"),
+        *((n, (columns,), d) for n, d in epilogue.constants),
+        *_extra_parameters(gemm),
+        ("out", (gemm.rows, gemm.columns), epilogue.dtype),
+    ]
+    with kernel(name, parameters) as (builder, buffers):
+        x = flat(buffers[0], "int8", gemm.rows * gemm.inner)
+        constants, table, skip, out = _unpack(gemm, buffers[2:])
+
+        def pack_row(destination: Buffer, row: Expr, source_row: Expr) -> None:
+            start = source_row * gemm.inner
+            emit_pack_left_row(isa, destination, row, gemm.layout.depth, x, start, gemm.inner)
+
+        emit_gemm(gemm, pack_row, buffers[1], T.int32(0), constants, skip, table, out)
+    return builder.get()
+
+
+def build_patch_embed(
+    gemm: Gemm, name: str, height: int, width: int, patch: int, pad: Sequence[int]
+) -> PrimFunc:
+    """``(image, packed weight, constants..., [skip], out)``; reads patches without an im2col copy."""
+    isa, epilogue = gemm.isa, gemm.epilogue
+    columns = round_up(gemm.columns, isa.lanes)
+    parameters = [
+        ("image", (height, width, 3), "uint8"),
+        ("weight", (gemm.layout.size,), "int8"),
+        *((n, (columns,), d) for n, d in epilogue.constants),
+        *_extra_parameters(gemm),
+        ("out", (gemm.rows, gemm.columns), epilogue.dtype),
+    ]
+    grid_width = -(-width // patch)
+    with kernel(name, parameters) as (builder, buffers):
+        image = flat(buffers[0], "uint8", height * width * 3)
+        constants, table, skip, out = _unpack(gemm, buffers[2:])
+
+        def pack_row(destination: Buffer, row: Expr, source_row: Expr) -> None:
+            depth = gemm.layout.depth
+            top = (source_row // grid_width) * patch
+            left = (source_row % grid_width) * patch
+            with T.serial(0, patch) as dy, T.serial(0, patch) as dx:
+                for c in range(3):
+                    inside = T.And(top + dy < height, left + dx < width)
+                    pixel = image[((top + dy) * width + left + dx) * 3 + c]
+                    value = T.if_then_else(inside, pixel, T.uint8(int(pad[c])))
+                    signed = cast(value ^ T.uint8(128), "int8", 1)
+                    index = row * depth + (dy * patch + dx) * 3 + c
+                    store(destination, index, left_value(signed, isa, 1), 1)
+            for k in range(gemm.inner, depth):
+                store(destination, row * depth + k, splat(0, isa.a_dtype, 1), 1)
+
+        emit_gemm(gemm, pack_row, buffers[1], T.int32(0), constants, skip, table, out)
+    return builder.get()
+
+
+def build_matmul(gemm: Gemm, name: str) -> PrimFunc:
+    """``(a, b, [shift, multiplier], out)``: the right operand is an activation, packed first."""
+    isa, layout, epilogue = gemm.isa, gemm.layout, gemm.epilogue
+    columns = round_up(gemm.columns, isa.lanes)
+    scales = epilogue.constants[1:]
+    parameters = [
+        ("a", (gemm.rows, gemm.inner), "int8"),
+        ("b", (gemm.columns, gemm.inner), "int8"),
+        *(("rounding", (columns,), "int32") for _ in scales[:1]),
+        *((n, (columns,), d) for n, d in scales),
+        ("out", (gemm.rows, gemm.columns), epilogue.dtype),
+    ]
+    with kernel(name, parameters) as (builder, buffers):
+        a = flat(buffers[0], "int8", gemm.rows * gemm.inner)
+        b = flat(buffers[1], "int8", gemm.columns * gemm.inner)
+        out = flat(buffers[-1], epilogue.dtype, gemm.rows * gemm.columns)
+        packed, bias = scratch(layout.size, "int8"), scratch(layout.padded_columns, "int32")
+        emit_pack_right(layout, packed, T.int32(0), b, T.int32(0), gemm.inner, 1)
+        emit_right_sums(
+            layout, bias, T.int32(0), b, T.int32(0), gemm.inner, 1, -isa.a_offset
+        )
+        if scales:
+            with T.serial(0, columns) as n:
+                store(bias, n, bias[n] + buffers[2][n], 1)
+
+        def pack_row(destination: Buffer, row: Expr, source_row: Expr) -> None:
+            start = source_row * gemm.inner
+            emit_pack_left_row(isa, destination, row, layout.depth, a, start, gemm.inner)
+
+        constants = [bias, *buffers[3:-1]]
+        emit_gemm(gemm, pack_row, packed, T.int32(0), constants, None, None, out)
+    return builder.get()
+
+
+def _extra_parameters(gemm: Gemm) -> list[tuple[str, tuple[int, ...], str]]:
+    if gemm.epilogue.table:
+        return [("table", (256,), "int8")]
+    if gemm.epilogue.skip_shift is not None:
+        return [("skip", (gemm.rows, gemm.columns), "int16")]
+    return []
+
+
+def _unpack(
+    gemm: Gemm, buffers: Sequence[Buffer]
+) -> tuple[Sequence[Buffer], Buffer | None, Buffer | None, Buffer]:
+    """Split (constants..., [table | skip], out) and flatten."""
+    count = len(gemm.epilogue.constants)
+    size = gemm.rows * gemm.columns
+    table = buffers[count] if gemm.epilogue.table else None
+    has_skip = gemm.epilogue.skip_shift is not None
+    skip = flat(buffers[count], "int16", size) if has_skip else None
+    return buffers[:count], table, skip, flat(buffers[-1], gemm.epilogue.dtype, size)
+
+
+def _gemm_of(context: LoweringContext, rows: int, inner: int, epilogue: Epilogue) -> Gemm:
+    block = default_block_rows(context.isa, rows, inner)
+    return Gemm(context.isa, rows, context.result.shape[1], inner, block, epilogue)
+
+
+def _weight_arguments(context: LoweringContext, epilogue: Epilogue) -> list[np.ndarray]:
+    """Packed weight and per-column constants."""
+    weight = context.constant("weight")
+    names = [name for name, _ in epilogue.constants]
+    values = {name: context.constant(name) for name in names}
+    correction = offset_correction(weight, context.isa)
+    return [pack_weight(weight, context.isa), *epilogue.pack(values, correction, context.isa)]
+
+
+def lower_linear(context: LoweringContext, epilogue: Epilogue | None = None) -> Lowering:
+    """Linear layer with an optional fused epilogue; tensors named as in ``relay_ops``."""
+    epilogue = epilogue or Epilogue("int32")
+    rows, inner = context.types["x"].shape
+    gemm = _gemm_of(context, rows, inner, epilogue)
+    arguments: list[str | np.ndarray] = ["x", *_weight_arguments(context, epilogue)]
+    arguments += [name for name, _, _ in _extra_parameters(gemm)]
+    return Lowering(build_linear(gemm, "linear"), arguments, context.result)
+
+
+def lower_patch_embed(context: LoweringContext, epilogue: Epilogue | None = None) -> Lowering:
+    """Patch embedding with an optional fused epilogue."""
+    epilogue = epilogue or Epilogue("int32")
+    height, width, _ = context.types["image"].shape
+    patch = int(context.attributes["patch"])
+    gemm = _gemm_of(context, context.result.shape[0], patch * patch * 3, epilogue)
+    pad = [int(p) for p in context.attributes["pad"]]
+    function = build_patch_embed(gemm, "patch_embed", height, width, patch, pad)
+    arguments: list[str | np.ndarray] = ["image", *_weight_arguments(context, epilogue)]
+    arguments += [name for name, _, _ in _extra_parameters(gemm)]
+    return Lowering(function, arguments, context.result)
+
+
+def lower_matmul(context: LoweringContext, epilogue: Epilogue | None = None) -> Lowering:
+    """Product of two activations with an optional fused requantize."""
+    epilogue = epilogue or Epilogue("int32")
+    rows, inner = context.types["a"].shape
+    gemm = _gemm_of(context, rows, inner, epilogue)
+    arguments: list[str | np.ndarray] = ["a", "b"]
+    if epilogue.dtype != "int32":
+        zeros = np.zeros(gemm.columns, dtype=np.int32)
+        values = {
+            "bias": zeros,
+            "shift": context.constant("shift"),
+            "multiplier": context.constant("multiplier"),
+        }
+        arguments += epilogue.pack(values, zeros.astype(np.int64), context.isa)
+    return Lowering(build_matmul(gemm, "matmul"), arguments, context.result)

@@ -1,0 +1,154 @@
+"""Layouts of GEMM operands.
+
+Left operand, per row block: ``[rows][Kp]`` in ``isa.a_dtype``, Kp = K rounded up to ``k_group``.
+Right operand: panels of ``isa.columns`` columns, ``[panel][Kp / k_group][columns][k_group]`` int8; the
+last panel is as narrow as whole vectors allow. Padding is zero on the right, so the padded left
+values do not matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from iseg_tvm.kernels.isa import Isa
+from iseg_tvm.kernels.vector import Buffer, Expr, T, cast, load, spans, splat, store, when
+
+
+def round_up(value: int, multiple: int) -> int:
+    """Smallest multiple that is not below ``value``."""
+    return -(-value // multiple) * multiple
+
+
+@dataclass(frozen=True)
+class PanelLayout:
+    """Right operand of N columns and inner size K for one ISA.
+
+    Attributes
+    ----------
+    depth : K rounded up to ``k_group``
+    full : number of panels of ``isa.columns`` columns
+    tail : columns in the last, narrow panel, a multiple of ``isa.lanes`` (0: none)
+    """
+
+    isa: Isa
+    columns: int
+    inner: int
+
+    @property
+    def depth(self) -> int:
+        """Inner size after padding."""
+        return round_up(self.inner, self.isa.k_group)
+
+    @property
+    def full(self) -> int:
+        """Panels of full width."""
+        return self.columns // self.isa.columns
+
+    @property
+    def tail(self) -> int:
+        """Width of the narrow last panel."""
+        return round_up(self.columns % self.isa.columns, self.isa.lanes)
+
+    @property
+    def padded_columns(self) -> int:
+        """Columns after padding."""
+        return self.full * self.isa.columns + self.tail
+
+    @property
+    def size(self) -> int:
+        """Bytes of the packed operand."""
+        return self.padded_columns * self.depth
+
+    def offset(self, panel: Expr) -> Expr:
+        """First byte of a panel."""
+        return panel * (self.isa.columns * self.depth)
+
+
+def pack_weight(weight: np.ndarray, isa: Isa) -> np.ndarray:
+    """Pack int8 (N, K) at compile time into :class:`PanelLayout` order; int8 (size,)."""
+    columns, inner = weight.shape
+    layout = PanelLayout(isa, columns, inner)
+    padded = np.zeros((layout.padded_columns, layout.depth), dtype=np.int8)
+    padded[:columns, :inner] = weight
+    pieces, start = [], 0
+    for width in [isa.columns] * layout.full + ([layout.tail] if layout.tail else []):
+        panel = padded[start : start + width].reshape(width, layout.depth // isa.k_group, isa.k_group)
+        pieces.append(panel.transpose(1, 0, 2).reshape(-1))
+        start += width
+    return np.concatenate(pieces)
+
+
+def pad_columns(values: np.ndarray, isa: Isa, dtype: str) -> np.ndarray:
+    """Extend per-column constants (N,) with zeros to whole vectors, as ``dtype``."""
+    padded = np.zeros(round_up(values.shape[0], isa.lanes), dtype=dtype)
+    padded[: values.shape[0]] = values
+    return padded
+
+
+def offset_correction(weight: np.ndarray, isa: Isa) -> np.ndarray:
+    """``-a_offset * sum_k weight[n, k]``, what to add to the bias of packed left operands; int64."""
+    return -isa.a_offset * weight.astype(np.int64).sum(axis=1)
+
+
+def left_value(value: Expr, isa: Isa, lanes: int) -> Expr:
+    """An int8 activation in the form left operands are packed in."""
+    if isa.a_dtype == "uint8":
+        flipped = value ^ splat(-128, "int8", lanes)
+        return cast(flipped, "uint8", lanes)
+    return cast(value, isa.a_dtype, lanes)
+
+
+def emit_pack_left_row(
+    isa: Isa, destination: Buffer, row: Expr, depth: int, source: Buffer, start: Expr, inner: int
+) -> None:
+    """Pack one row of ``inner`` consecutive int8 values at ``source[start]``."""
+    lanes = isa.vector_bytes // 2
+    count, tail = spans(inner, lanes)
+    with T.serial(0, count) as k:
+        value = load(source, start + k * lanes, lanes)
+        store(destination, row * depth + k * lanes, left_value(value, isa, lanes), lanes)
+    for k in range(tail, inner):
+        value = load(source, start + k, 1)
+        store(destination, row * depth + k, left_value(value, isa, 1), 1)
+    for k in range(inner, depth):
+        store(destination, row * depth + k, splat(0, isa.a_dtype, 1), 1)
+
+
+def emit_pack_right(
+    layout: PanelLayout, destination: Buffer, base: Expr, source: Buffer, start: Expr,
+    column_stride: int, inner_stride: int,
+) -> None:  # fmt: skip
+    """Pack a right operand at run time: element (n, k) is ``source[start + n * column_stride + k * inner_stride]``.
+
+    Padding is written too, so ``destination`` need not be cleared.
+    """
+    isa, group = layout.isa, layout.isa.k_group
+    widths = [(0, layout.full, isa.columns)] if layout.full else []
+    if layout.tail:
+        widths.append((layout.full, 1, layout.tail))
+    for first, count, width in widths:
+        with T.serial(0, count) as p, T.serial(0, layout.depth // group) as g:
+            panel = base + layout.offset(first + p)
+            with T.serial(0, width) as n:
+                column = (first + p) * isa.columns + n
+                for j in range(group):
+                    k = g * group + j
+                    target = panel + (g * width + n) * group + j
+                    inside = T.And(column < layout.columns, k < layout.inner)
+                    element = source[start + column * column_stride + k * inner_stride]
+                    value = T.if_then_else(inside, element, T.int8(0))
+                    store(destination, target, value, 1)
+
+
+def emit_right_sums(
+    layout: PanelLayout, destination: Buffer, base: Expr, source: Buffer, start: Expr,
+    column_stride: int, inner_stride: int, factor: int,
+) -> None:  # fmt: skip
+    """Write ``factor * sum_k element(n, k)`` for the real columns, int32; 0 for padding."""
+    with T.serial(0, layout.padded_columns) as n:
+        store(destination, base + n, T.int32(0), 1)
+        with when(n < layout.columns), T.serial(0, layout.inner) as k:
+            element = cast(source[start + n * column_stride + k * inner_stride], "int32", 1)
+            store(destination, base + n, destination[base + n] + element * T.int32(factor), 1)
