@@ -41,7 +41,7 @@ class EncoderConfig:
     Parameters
     ----------
     name : str
-        timm's name of the backbone, such as ``"vit_tiny_patch16_384"``; a label only.
+        timm's name of the backbone (``"vit_tiny_patch16_384"``); a label only.
     patch_size : int
         Side of a patch, in pixels.
     embed_dim, depth, num_heads : int
@@ -77,9 +77,7 @@ class EncoderConfig:
         require_positive(self, owner, "mlp_ratio", "layer_norm_eps")
         require_rate(self, owner, "dropout", "drop_path_rate")
         if self.embed_dim % self.num_heads:
-            raise IsegError(
-                f"{owner}: {self.num_heads} heads do not divide the width {self.embed_dim}"
-            )
+            raise IsegError(f"{owner}: {self.num_heads} heads do not divide {self.embed_dim}")
         if self.normalization not in NORMALIZATIONS:
             raise IsegError(
                 f"{owner}: unknown normalization {self.normalization!r}",
@@ -114,7 +112,7 @@ class DecoderConfig:
     mlp_ratio : float
         Hidden width of the MLP over the width.
     dropout, drop_path_rate : float
-        Used in training only.
+        For training.
     """
 
     name: str
@@ -149,7 +147,7 @@ class SegmenterConfig:
     num_classes : int
         Classes of the segmentation.
     image_size : tuple of int
-        Height and width, in pixels, of the stored position embeddings; other sizes run too.
+        Height and width, in pixels, of the position embeddings; other sizes run too.
     l2_norm : bool
         The mask decoder divides patch and class features by their L2 norm, as official models do.
     dataset : str
@@ -212,15 +210,18 @@ class SegmenterConfig:
         IsegError
             A field is missing, unknown, of the wrong type or out of range.
         """
-        found = dict(values) if isinstance(values, Mapping) else values
+        if not isinstance(values, Mapping):
+            raise IsegError("model configuration: expected named fields")
+        found = dict(values)
         for name, kind in (("encoder", EncoderConfig), ("decoder", DecoderConfig)):
-            if isinstance(found, dict) and name in found:
+            if name in found:
                 found[name] = build_dataclass(kind, found[name], f"model configuration, {name}")
-        size = found.get("image_size") if isinstance(found, dict) else None
-        if isinstance(size, list | tuple):
-            if len(size) != 2 or not all(type(side) is int for side in size):
-                raise IsegError(f"model configuration: image_size must be two ints, found {size}")
-            found["image_size"] = tuple(size)
+        if "image_size" in found:
+            size = found["image_size"]
+            sides = tuple(size) if isinstance(size, list | tuple) else ()
+            if [type(side) for side in sides] != [int, int]:
+                raise IsegError(f"model configuration: image_size must be two ints, found {size!r}")
+            found["image_size"] = sides
         return build_dataclass(cls, found, "model configuration")
 
 

@@ -7,7 +7,7 @@ under one more key, ``iseg``, which the official code ignores.
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -19,12 +19,15 @@ _TUPLE_TAG = "tag:yaml.org,2002:python/tuple"
 
 
 class _VariantLoader(yaml.SafeLoader):
-    """The safe loader, and tuples: the official code dumps `image_size` as one."""
+    """The safe loader, and tuples (read as lists): the official `image_size` is one."""
 
 
-_VariantLoader.add_constructor(
-    _TUPLE_TAG, lambda loader, node: tuple(loader.construct_sequence(node))
-)
+def _sequence(loader: yaml.SafeLoader, node: yaml.Node) -> list[Any]:
+    """Read a tuple as a list; PyYAML refuses nodes that are no sequence."""
+    return loader.construct_sequence(cast(yaml.SequenceNode, node))
+
+
+_VariantLoader.add_constructor(_TUPLE_TAG, _sequence)
 
 
 def read_variant(path: Path) -> SegmenterConfig:
