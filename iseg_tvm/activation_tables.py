@@ -10,12 +10,14 @@ import math
 
 import numpy as np
 
+from iseg_tvm.fixed_point import RangeError
+
 FRACTION = 16
 ONE = 1 << FRACTION
 
 
 def _exp_shift(t: int) -> int:
-    """``2**16 * exp(t / 2**16)`` for ``t <= 0`` by shifts (I-ViT's ShiftExp)."""
+    """``exp2_shift``: about ``2**16 * exp(t / 2**16)`` for ``t <= 0`` (I-ViT's ShiftExp)."""
     t = t + (t >> 1) - (t >> 4)
     whole, fraction = -t >> FRACTION, -t & (ONE - 1)
     return (ONE - (fraction >> 1)) >> whole
@@ -28,6 +30,8 @@ def _round_divide(a: int, b: int) -> int:
 
 def _fixed(scale: float) -> int:
     """A positive real scale as an integer with 32 fraction bits (at least 1)."""
+    if not (math.isfinite(scale) and scale > 0):
+        raise RangeError(f"activation table: scale {scale} is not a finite positive number")
     return max(1, math.floor(scale * 2.0**32 + 0.5))
 
 
@@ -38,6 +42,11 @@ def shift_gelu_table(scale_in: float, scale_out: float) -> np.ndarray:
     ----------
     scale_in : real value of one input step, ``lambda / 127``
     scale_out : real value of one output step
+
+    Raises
+    ------
+    RangeError
+        If a scale is not finite and positive.
     """
     step, out = _fixed(scale_in), _fixed(scale_out)
     table = []
@@ -53,8 +62,9 @@ def shift_gelu_table(scale_in: float, scale_out: float) -> np.ndarray:
 
 def gelu_table(scale_in: float, scale_out: float) -> np.ndarray:
     """Table of the exact GELU ``x * Phi(x)``: int8 (256,), entry ``x + 128`` for input ``x``."""
+    step, out = _fixed(scale_in) / 2**32, _fixed(scale_out) / 2**32
     values = [
-        math.floor(0.5 * x * scale_in * (1 + math.erf(x * scale_in / math.sqrt(2))) / scale_out + 0.5)
+        math.floor(0.5 * x * step * (1 + math.erf(x * step / math.sqrt(2))) / out + 0.5)
         for x in range(-128, 128)
     ]
     return np.clip(values, -128, 127).astype(np.int8)

@@ -4,17 +4,17 @@ Tensor names (D width, H heads, C classes, K inner size; every linear-like layer
 ``L.weight`` int8 (N, K) in [-127, 127], ``L.bias`` int32 (N,), ``L.multiplier`` int16 (N,),
 ``L.shift`` int8 (N,)):
 
-* ``encoder.patch_embed.*`` (K ordered row, column, channel), ``encoder.pos_embed`` int16 (gh * gw, D)
-  at the grid of ``config.image_size``, ``encoder.tokens`` int16 (1 or 2, D): class (and
-  distillation) token with its position embedding added
+* ``encoder.patch_embed.*`` (K ordered row, column, channel), ``encoder.pos_embed`` int16
+  (gh * gw, D) at the grid of ``config.image_size``, ``encoder.tokens`` int16 (1 or 2, D): class
+  (and distillation) token with its position embedding added
 * per block ``B`` = ``encoder.blocks.i`` or ``decoder.blocks.i``: ``B.norm1.gamma`` int16 (D,),
-  ``B.norm1.beta`` int32 (D,), ``B.qkv.*``, ``B.attention.exp_multiplier`` / ``.out_multiplier`` int16 (H,),
-  ``B.attention.exp_shift`` / ``.out_shift`` int8 (H,), ``B.proj.*``, ``B.norm2.*``, ``B.fc1.*``,
-  ``B.activation.table`` int8 (256,), ``B.fc2.*``
+  ``B.norm1.beta`` int32 (D,), ``B.qkv.*``, ``B.attention.exp_multiplier`` / ``.out_multiplier``
+  int16 (H,), ``B.attention.exp_shift`` / ``.out_shift`` int8 (H,), ``B.proj.*``, ``B.norm2.*``,
+  ``B.fc1.*``, ``B.activation.table`` int8 (256,), ``B.fc2.*``
 * ``encoder.norm.*``; linear decoder: ``decoder.head.*``; mask decoder: ``decoder.proj_dec.*``,
-  ``decoder.cls_emb`` int16 (C, D), ``decoder.norm.*``, ``decoder.proj_patch.*``, ``decoder.proj_classes.*``,
-  ``decoder.class_norm.*`` (only with ``l2_norm``), ``decoder.masks.multiplier`` / ``.shift`` (C,),
-  ``decoder.mask_norm.*`` (C,)
+  ``decoder.cls_emb`` int16 (C, D), ``decoder.norm.*``, ``decoder.proj_patch.*``,
+  ``decoder.proj_classes.*``, ``decoder.class_norm.*`` (only with ``l2_norm``),
+  ``decoder.masks.multiplier`` / ``.shift`` (C,), ``decoder.mask_norm.*`` (C,)
 
 Scalars (Python integers): ``L.post_shift`` of layers with an int8 result (int16 results use 0),
 ``<norm>.eps`` and ``<norm>.shift``, ``B.attention.fraction_bits`` / ``.post_shift``,
@@ -41,6 +41,9 @@ from iseg_tvm.models.config import SegmenterConfig
 
 FORMAT = "iseg-tvm quantized model"
 VERSION = 1
+
+_MAKE_ONE = "make one with `python -m iseg_tvm.quantize`"
+_INTEGER_TYPES = ("I8", "I16", "I32")  # names of safetensors
 
 
 @dataclass(frozen=True)
@@ -116,19 +119,15 @@ def load_model(path: str | Path) -> QuantizedModel:
     """
     path = Path(path)
     if not path.is_file():
-        raise IsegError(f"{path}: no such model file", "make one with `python -m iseg_tvm.quantize`")
+        raise IsegError(f"{path}: no such model file", _MAKE_ONE)
     try:
         with safe_open(path, framework="numpy") as stream:
-            metadata = stream.metadata() or {}
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+            header = _read_header(path, stream.metadata() or {})
+            tensors = {name: _read_tensor(path, stream, name) for name in stream.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise IsegError(
             f"{path}: damaged or not a safetensors file ({error})", "quantize the model again"
         ) from None
-    header = _read_header(path, metadata)
-    for name, tensor in tensors.items():
-        if tensor.dtype not in (np.int8, np.int16, np.int32):
-            raise IsegError(f"{path}: tensor {name} is {tensor.dtype}, not an integer type")
     try:
         height, width = (int(v) for v in header["input_size"])
         return QuantizedModel(
@@ -139,12 +138,23 @@ def load_model(path: str | Path) -> QuantizedModel:
             polynomial=str(header["polynomial"]),
             classes=tuple(str(c) for c in header["classes"]),
             palette=tuple((int(r), int(g), int(b)) for r, g, b in header["palette"]),
-            provenance=header["provenance"],
+            provenance=dict(header["provenance"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IsegError(
             f"{path}: its header lacks or garbles a field ({error!r})", "quantize the model again"
         ) from None
+
+
+def _read_tensor(path: Path, stream: safe_open, name: str) -> np.ndarray:
+    """One tensor, after checking its type (NumPy cannot even represent all of the format's)."""
+    kind = stream.get_slice(name).get_dtype()
+    if kind not in _INTEGER_TYPES:
+        raise IsegError(
+            f"{path}: tensor {name} is {kind}, not an integer of 8, 16 or 32 bits",
+            "quantize the model again",
+        )
+    return stream.get_tensor(name)
 
 
 def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -154,9 +164,7 @@ def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     except (KeyError, json.JSONDecodeError):
         header = None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise IsegError(
-            f"{path}: not a quantized model of iseg-tvm", "make one with `python -m iseg_tvm.quantize`"
-        )
+        raise IsegError(f"{path}: not a quantized model of iseg-tvm", _MAKE_ONE)
     if header.get("version") != VERSION:
         raise IsegError(
             f"{path}: format version {header.get('version')}, this program reads {VERSION}",

@@ -75,6 +75,14 @@ def multiply_high_rounding(a: ArrayLike, b: ArrayLike) -> Int64Array:
     return (x * y + (1 << 14)) >> 15
 
 
+def check_multiplier(name: str, x: ArrayLike) -> Int64Array:
+    """Return dyadic mantissas as int64: each 0 or in ``[2**14, 2**15 - 1]``, else RangeError."""
+    m = check_range(name, x, 0, MULTIPLIER_MAX)
+    if ((m > 0) & (m < MULTIPLIER_MIN)).any():
+        raise RangeError(f"{name}: a non-zero value is below {MULTIPLIER_MIN} (not normalised)")
+    return m
+
+
 def requantize(
     acc: ArrayLike,
     multiplier: ArrayLike,
@@ -82,14 +90,14 @@ def requantize(
     post_shift: int,
     bits: int,
 ) -> Int64Array:
-    """Scale an int32 accumulator by the dyadic number ``multiplier * 2**-(15 + shift + post_shift)``.
+    """Scale an int32 accumulator by ``multiplier * 2**-(15 + shift + post_shift)``.
 
     ``t = sat16(rshr(acc, shift))``; ``z = (t * multiplier + 2**14) >> 15``;
     ``y = sat_bits(rshr(z, post_shift))``.
 
     Parameters
     ----------
-    acc : int32 values with ``|acc| + 2**(shift-1) < 2**31``
+    acc : int32 values in [-2**31 + 2**24, 2**31 - 1 - 2**24], so that rounding cannot overflow
     multiplier : 0 or in [2**14, 2**15 - 1], broadcast against ``acc``
     shift : in [0, 24], broadcast against ``acc``
     post_shift : in [0, 7]; 7 for int8 outputs unless the scale is near 1, 0 for int16
@@ -97,12 +105,22 @@ def requantize(
 
     Notes
     -----
-    Overflow: ``|z| <= 32767`` because ``multiplier < 2**15``. If ``t`` saturates then
-    ``|z| >= 2**14 - 1`` and an int8 result saturates too (``rshr(16383, 7) = 128``); an int16
-    result (``post_shift = 0``) saturates at about ``multiplier``, so converters map the
-    calibrated maximum below 2**14.
+    Overflow: ``|t * multiplier| <= 2**15 * (2**15 - 1)`` and ``|z| <= 32767``.
+
+    Saturation: if ``t`` saturates and ``multiplier`` is not 0, ``|z| >= 2**14`` and an int8
+    result saturates as it would have without the bound on ``t`` (``rshr(2**14, 7) = 128``). An
+    int16 result (``post_shift = 0``) saturates early, at about ``+-multiplier``: it reaches
+    2**14 for every multiplier, so converters map the calibrated maximum to at most 2**14.
+
+    Rounding: the result is within 1/2 + 2**-post_shift of the exact product (below 1 for
+    ``post_shift = 0``) and never decreases when ``acc`` increases.
+
+    Raises
+    ------
+    RangeError
+        If an operand leaves its range.
     """
-    m = check_range("multiplier", multiplier, 0, MULTIPLIER_MAX)
+    m = check_multiplier("multiplier", multiplier)
     s = check_range("shift", shift, 0, SHIFT_MAX)
     check_range("post_shift", post_shift, 0, POST_SHIFT_MAX)
     a = check_range("accumulator", acc, INT32_MIN + (1 << SHIFT_MAX), INT32_MAX - (1 << SHIFT_MAX))
@@ -117,7 +135,8 @@ def dyadic(scale: float, post_shift: int) -> tuple[int, int]:
 
     Returns
     -------
-    (multiplier, shift) : multiplier 0 (scale below 2**-(25 + post_shift)) or in [2**14, 2**15 - 1]
+    (multiplier, shift) : multiplier 0 (scale below about 2**-(25 + post_shift)) or in
+        [2**14, 2**15 - 1]; the relative error is then at most 2**-15
 
     Raises
     ------
@@ -131,7 +150,7 @@ def dyadic(scale: float, post_shift: int) -> tuple[int, int]:
     mantissa, exponent = math.frexp(scale * 2.0**post_shift)
     multiplier = math.floor(mantissa * 2**15 + 0.5)
     if multiplier == 2**15:
-        multiplier, exponent = 2**14, exponent + 1
+        multiplier, exponent = (2**14, exponent + 1) if exponent < 0 else (2**15 - 1, exponent)
     shift = -exponent
     if shift < 0:
         raise RangeError(f"dyadic: scale {scale:g} is not below 2**-{post_shift}")

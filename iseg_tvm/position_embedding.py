@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from iseg_tvm.fixed_point import floor_divide_rounding
+from iseg_tvm.fixed_point import RangeError, floor_divide_rounding
 
 
 def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -31,9 +31,19 @@ def resize_position_embedding(
 
     Returns
     -------
-    int16 (new rows * new columns, D). Weights are exact rationals; no overflow, as sums are convex
-    combinations scaled by ``4 * rows * columns < 2**40``.
+    int16 (new rows * new columns, D). Weights are exact rationals; no int64 overflow, as sums are
+    convex combinations of int16 values scaled by ``4 * new rows * new columns < 2**40``.
+
+    Raises
+    ------
+    RangeError
+        If the embedding is no int16 matrix of ``rows * columns`` tokens.
     """
+    if embedding.dtype != np.int16 or embedding.shape[:1] != (grid[0] * grid[1],):
+        raise RangeError(
+            f"position embedding: {embedding.dtype}{list(embedding.shape)} is not int16 for a grid"
+            f" of {grid[0]} x {grid[1]} patches"
+        )
     if grid == new_grid:
         return embedding
     table = embedding.astype(np.int64).reshape(*grid, -1)

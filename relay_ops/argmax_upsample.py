@@ -1,11 +1,11 @@
 """Argmax over classes at patch resolution, then nearest-neighbour upsampling to the image.
 
-Mathematics: upsampling scores by nearest neighbour and taking the argmax per pixel equals taking the argmax per
-patch and repeating it (I-Segmenter, arXiv 2509.10334: nearest-neighbour upsampling); scores at pixel resolution
-never exist. Padding rows and columns are cropped.
+Mathematics: upsampling scores by nearest neighbour and taking the argmax per pixel equals taking
+the argmax per patch and repeating it (I-Segmenter, arXiv 2509.10334, abstract: nearest-neighbour
+upsampling); scores at pixel resolution never exist. Padding rows and columns are cropped.
 
-Integer definition: ``out[y, x] = argmax_c scores[(y // P) * gw + x // P, c]``, lowest index among equals, uint8.
-Ranges: at most 256 classes; comparisons only, so nothing can overflow.
+Integer definition: ``out[y, x] = argmax_c scores[(y // P) * gw + x // P, c]``, lowest index among
+equals, uint8. Ranges: at most 256 classes; comparisons only, so nothing can overflow.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from iseg_tvm import fixed_point as fp
 from relay_ops.operator import (
     Attributes,
     Lowering,
@@ -50,6 +51,7 @@ def infer(types: Mapping[str, TensorSpec], attributes: Attributes) -> TensorSpec
 
 def reference(scores: np.ndarray, patch: int, height: int, width: int) -> np.ndarray:
     """Normative: int16 or int32 (gh * gw, C) -> uint8 (H, W)."""
+    fp.check_range("classes", scores.shape[1], 1, CLASSES_MAX)
     rows, cols = grid_size(height, width, patch)
     best = scores.argmax(axis=1).astype(np.uint8).reshape(rows, cols)
     return best.repeat(patch, axis=0).repeat(patch, axis=1)[:height, :width]

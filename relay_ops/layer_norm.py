@@ -1,24 +1,30 @@
 r"""I-LayerNorm: LayerNorm of the int16 residual stream with an integer square root.
 
-Mathematics: ``y = (x - mean) / sqrt(var + eps) * gamma + beta`` over the last axis of length D (Ba et al. 2016;
-I-BERT, arXiv 2101.01321, section 3.5 and I-ViT, arXiv 2207.01405, section 3.4 for the integer form).
-With ``center = False`` the mean is not subtracted: an L2 normalisation up to the factor ``sqrt(D)``.
+Mathematics: ``y = (x - mean) / sqrt(var + eps) * gamma + beta`` over the last axis of length D
+(Ba et al. 2016; integer form: "Integer-only LayerNorm" in I-BERT, arXiv 2101.01321, and
+"I-LayerNorm" in I-ViT, arXiv 2207.01405). With ``center = False`` the mean is not subtracted: an
+L2 normalisation up to the factor ``sqrt(D)``.
 
-Integer definition, per row (D <= 1024, ``f = fraction_bits(D)``, ``root = floor(sqrt(D) * 2**f) in [2**14, 2**15)``):
+Integer definition, per row (D <= 1024, ``f = fraction_bits(D)``,
+``root = floor(sqrt(D) * 2**f) in [2**14, 2**15)``):
 
 1. ``mean = floor((2 * sum(x) + D) / (2 * D))`` (0 if not centered)
 2. ``c = clamp(x - mean, -32767, 32767)``
-3. ``V = sum(c * c) + eps``, int64, ``1 <= V < 2**42``
+3. ``V = sum(c * c) + eps``, int64, ``1 <= V < 2**41``
 4. ``k = (32 - bit_length(V)) >> 1``; ``W = V * 4**k`` (floor for negative k), in [2**30, 2**32)
 5. ``q = isqrt(W)`` in [2**15, 2**16); ``A = (root * 2**15) // q`` in [2**13, 2**15)
 6. ``n = sat16(rshr(c * A, 15 - k))``: ``(x - mean) / sigma`` with f fraction bits
 7. ``u = n * gamma + beta``; result ``u`` (int32), or ``sat8(rshr(u, shift))`` (int8)
 
-Ranges: ``eps >= 1`` (so V > 0; it is ``D * eps / s_x**2`` rounded), ``|gamma| <= 32767``, ``|beta| <= 2**29``.
-Overflow: ``|sum| <= 2**25``; ``c * c <= 2**30`` so two of them fit uint32 and ``V <= 2**40 + eps``;
-``root * 2**15 < 2**30``; ``|c * A| < 2**30``; ``15 - k in [0, 20]`` so the rounding constant is below 2**20;
-``|u| <= 2**30 + 2**29``. As ``|c| <= sqrt(V)``, ``|n| <= root (1 + 2**-14) + 1``, which saturation catches.
-Relative error of ``n`` against the exact quotient: below 2**-12.
+Ranges: ``eps >= 1`` (so V > 0; it is ``D * eps / s_x**2`` rounded) and ``eps <= 2**40``,
+``|gamma| <= 32767``, ``|beta| <= 2**29``, ``shift <= 24``.
+Overflow: ``|sum| <= 2**25``; ``c * c < 2**30`` so two of them fit uint32 and ``V < 2**41``;
+``-5 <= k <= 15``; ``root * 2**15 < 2**30``; ``|c * A| < 2**30``; ``15 - k in [0, 20]`` so the
+rounding constant is at most 2**19; ``|u| < 2**30 + 2**29`` and step 7 adds at most 2**23. As
+``|c| <= sqrt(V)``, ``|n| <= root (1 + 2**-14) + 1``, which saturation catches.
+Accuracy: before its rounding, n is within ``(-2**-12, 2**-14)`` (relative) of the exact quotient
+``c * sqrt(D) / sqrt(V) * 2**f``. The rounded mean shifts every ``c`` of a row by at most 1/2 of an
+input step, so the input's standard deviation should be at least some 30 steps.
 """
 
 from __future__ import annotations
@@ -30,6 +36,7 @@ import numpy as np
 import torch
 
 from iseg_tvm import fixed_point as fp
+from iseg_tvm.operator_limits import BETA_MAX, EPS_MAX, GAMMA_MAX, fraction_bits
 from relay_ops import torch_arithmetic as ta
 from relay_ops.operator import (
     Attributes,
@@ -44,17 +51,6 @@ from relay_ops.operator import (
 )
 
 D_MAX = 1024
-GAMMA_MAX = 2**15 - 1
-BETA_MAX = 2**29
-EPS_MAX = 2**40
-
-
-def fraction_bits(width: int) -> int:
-    """Largest f with ``floor(sqrt(width) * 2**f) < 2**15``: fraction bits of the normalised value."""
-    f = 0
-    while math.isqrt(width << (2 * (f + 1))) < 2**15:
-        f += 1
-    return f
 
 
 def root_constant(width: int) -> int:
@@ -89,20 +85,24 @@ def reference(
     fp.check_range("gamma", gamma, -GAMMA_MAX, GAMMA_MAX)
     fp.check_range("beta", beta, -BETA_MAX, BETA_MAX)
     fp.check_range("eps", eps, 1, EPS_MAX)
-    values, width = x.astype(np.int64), x.shape[-1]
-    total = values.sum(axis=-1, keepdims=True)
+    values, width = fp.check_range("x", x, fp.INT16_MIN, fp.INT16_MAX), x.shape[-1]
+    fp.check_range("width", width, 1, D_MAX)
+    total = fp.check_range("sum", values.sum(axis=-1, keepdims=True), -(2**25), 2**25)
     mean = fp.floor_divide_rounding(total, width) if center else np.zeros_like(total)
     centred = np.clip(values - mean, -fp.INT16_MAX, fp.INT16_MAX)
     energy = (centred * centred).sum(axis=-1, keepdims=True) + eps
-    k = (32 - fp.bit_length(energy)) >> 1
+    fp.check_range("energy", energy, 1, 2**41 - 1)
+    k = fp.check_range("k", (32 - fp.bit_length(energy)) >> 1, -5, 15)
     scaled = np.where(k >= 0, energy << np.maximum(2 * k, 0), energy >> np.maximum(-2 * k, 0))
     q = fp.isqrt(fp.check_range("scaled energy", scaled, 2**30, 2**32 - 1))
-    a = (root_constant(width) << 15) // q
-    product = fp.check_range("c * A", centred * a, -(2**30), 2**30)
+    a = fp.check_range("A", (root_constant(width) << 15) // q, 2**13, 2**15 - 1)
+    product = fp.check_range("c * A", centred * a, -(2**30) + 1, 2**30 - 1)
     n = fp.saturate(fp.rounding_shift_right(product, 15 - k), 16)
-    u = fp.check_range("u", n * gamma.astype(np.int64) + beta, -(2**31) + 2**29, 2**31 - 2**29)
+    u = n * gamma.astype(np.int64) + beta
+    fp.check_range("u", u, -(2**30) - 2**29 + 1, 2**30 + 2**29 - 1)
     if dtype == "int32":
         return u.astype(np.int32)
+    fp.check_range("shift", shift, 0, fp.SHIFT_MAX)
     return fp.saturate(fp.rounding_shift_right(u, shift), 8).astype(np.int8)
 
 

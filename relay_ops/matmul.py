@@ -37,6 +37,7 @@ def infer(types: Mapping[str, TensorSpec], attributes: Attributes) -> TensorSpec
 
 def reference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Normative: int8 (M, K), int8 (N, K) -> int32 (M, N)."""
+    fp.check_range("inner dimension", a.shape[1], 1, K_MAX)
     return fp.matmul_exact(a, b.T).astype(np.int32)
 
 

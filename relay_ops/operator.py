@@ -2,8 +2,8 @@
 
 An operator file defines, in this order: its mathematics and integer definition (module
 docstring), ``infer`` (types and shapes, with messages), ``reference`` (NumPy, normative),
-``forward`` (PyTorch), ``lower`` (TIR), and registers the record with :func:`register`. Nothing here or
-in an operator file imports TVM at module level, so the PyTorch side never loads it.
+``forward`` (PyTorch), ``lower`` (TIR), and registers the record with :func:`register`. Nothing
+here or in an operator file imports TVM at module level, so the PyTorch side never loads it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Lowering:
 
 @dataclass(frozen=True)
 class LoweringContext:
-    """What ``lower`` may look at: static types, constant values, attributes and the target's ISA."""
+    """What ``lower`` may look at: static types, constants, attributes and the target's ISA."""
 
     types: Mapping[str, TensorSpec]
     constants: Mapping[str, np.ndarray]
@@ -139,7 +139,9 @@ def register(operator: Operator) -> Operator:
     return operator
 
 
-def require(types: Mapping[str, TensorSpec], name: str, dtype: str, *shape: int | None) -> TensorSpec:
+def require(
+    types: Mapping[str, TensorSpec], name: str, dtype: str, *shape: int | None
+) -> TensorSpec:
     """Check one operand's dtype and shape (``None`` matches any extent) and return its type."""
     spec = types[name]
     wanted = f"{dtype}[{', '.join('*' if s is None else str(s) for s in shape)}]"

@@ -1,12 +1,15 @@
 """Patch embedding: non-overlapping P x P patches of the uint8 image times an int8 matrix.
 
-Mathematics: a convolution with kernel = stride = P on the normalised image ``(pixel / 255 - mean) / std``
-(Dosovitskiy et al. 2021, arXiv 2010.11929). Normalisation is folded: ``pixel - 128`` is the int8 activation,
-``1 / (255 std_c)`` goes into the weights and ``128 / 255 - mean_c`` into the bias. Padding to a multiple of P
-(right and bottom, as Segmenter does with zeros after normalisation) uses the pixel ``pad[c] = round(255 mean_c)``.
+Mathematics: a convolution with kernel = stride = P on the normalised image
+``(pixel / 255 - mean) / std`` (Dosovitskiy et al. 2021, arXiv 2010.11929, section 3.1).
+Normalisation is folded: ``pixel - 128`` is the int8 activation, ``1 / (255 std_c)`` goes into the
+weights and ``(128 / 255 - mean_c) / std_c`` times the weights into the bias. Padding to a multiple
+of P (right and bottom, as Segmenter does with zeros after normalisation) uses the pixel
+``pad[c] = round(255 mean_c)``.
 
-Integer definition: ``acc[p, n] = bias[n] + sum (image[y, x, c] - 128) * weight[n, (dy * P + dx) * 3 + c]`` over the
-patch p (row-major grid), ``weight`` int8 in [-127, 127] (D, P * P * 3), ``bias`` int32 in [-2**29, 2**29].
+Integer definition: ``acc[p, n] = bias[n] + sum (image[y, x, c] - 128) * weight[n, k]`` over the
+patch p (row-major grid), ``k = (dy * P + dx) * 3 + c``, ``weight`` int8 in [-127, 127]
+(D, P * P * 3), ``bias`` int32 in [-2**29, 2**29].
 Overflow: as in ``linear`` with ``K = 3 P**2 <= 32768``.
 """
 

@@ -1,14 +1,17 @@
 """Requantize: int32 accumulators to int8 activations or the int16 residual grid.
 
 Mathematics: ``y = round(acc * M)`` with ``M = s_in * s_w / s_out`` approximated by a dyadic number
-(Jacob et al. 2018, arXiv 1712.05877, section 2.2; I-Segmenter, arXiv 2509.10334, "dyadic
-requantization").
+(Jacob et al. 2018, arXiv 1712.05877, section 2.2; I-ViT, arXiv 2207.01405, "Dyadic Arithmetic for
+Linear Operations").
 
 Integer definition, per column ``n``: ``t = sat16(rshr(acc, shift[n]))``,
-``z = (t * multiplier[n] + 2**14) >> 15``, ``y = sat(rshr(z, post_shift))``; ``rshr`` rounds half up.
-``multiplier`` is 0 or in [2**14, 2**15), so the product needs 31 bits and ``|z| <= 32767``.
-The double rounding costs at most 2**-(post_shift + 1) of an output step. Both steps are single
-instructions: ``vpsravd``/``vpackssdw``/``vpmulhrsw`` on x86, ``srshl``/``sqxtn``/``sqrdmulh`` on ARM.
+``z = (t * multiplier[n] + 2**14) >> 15``, ``y = sat(rshr(z, post_shift))``; ``rshr`` rounds half
+up. ``multiplier`` is 0 or in [2**14, 2**15), so the product needs 31 bits and ``|z| <= 32767``.
+``|acc| < 2**31 - 2**24``, which ``linear`` (2**30) and ``matmul`` (2**29) keep.
+Rounding: ``|y - acc * M| < 1/2 + 2**-post_shift`` (1 for ``post_shift = 0``) where y is not
+saturated; ``iseg_tvm.fixed_point.requantize`` says where an int16 result saturates. Steps are
+single instructions: ``vpsravd``/``vpackssdw``/``vpmulhrsw`` on x86,
+``srshl``/``sqxtn``/``sqrdmulh`` on ARM.
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
 """Residual addition on the int16 stream.
 
-Mathematics: ``h' = h + z`` where ``h`` is on the grid ``s`` and both ``z`` and ``h'`` on ``s * 2**skip_shift``
-(I-Segmenter, arXiv 2509.10334: int16 residuals). Scales of the stream only grow with depth, by powers of two.
+Mathematics: ``h' = h + z`` where ``h`` is on the grid ``s`` and both ``z`` and ``h'`` on
+``s * 2**skip_shift``. Scales of the stream only grow with depth, by powers of two.
 
-Integer definition: ``h' = sat16(rshr(h, skip_shift) + z)``, int16 in, int16 out.
-Overflow: the sum of two int16 values needs 17 bits; saturation is the native ``vpaddsw`` / ``sqadd``.
+Integer definition: ``h' = sat16(rshr(h, skip_shift) + z)``, int16 in, int16 out,
+``skip_shift`` in [0, 14].
+Overflow: ``rshr(h, s)`` is an int16 value (its rounding constant needs a 17th bit; ``srshr`` has
+it, and ``vpmulhrsw`` by ``2**(15 - s)`` is the same number for s >= 1); the sum of two int16 values
+needs 17 bits and saturation is the native ``vpaddsw`` / ``sqadd``.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ def infer(types: Mapping[str, TensorSpec], attributes: Attributes) -> TensorSpec
 
 def reference(skip: np.ndarray, branch: np.ndarray, skip_shift: int) -> np.ndarray:
     """Normative: int16 (M, D) twice -> int16 (M, D)."""
+    fp.check_range("skip_shift", skip_shift, 0, SKIP_SHIFT_MAX)
     scaled = fp.rounding_shift_right(skip, skip_shift)
     return fp.saturate(scaled + branch.astype(np.int64), 16).astype(np.int16)
 

@@ -1,35 +1,43 @@
-r"""Shiftmax attention: multi-head self-attention with a shift exponential and deferred normalisation.
+r"""Shiftmax attention: self-attention with a shift exponential and deferred normalisation.
 
-Mathematics: ``softmax(q k^T / sqrt(d_h)) v`` per head with ``exp(x) = 2**(x log2 e)``, ``2**-f`` a polynomial on the
-fraction (Shiftmax: I-ViT, arXiv 2207.01405, section 3.2; I-Segmenter, arXiv 2509.10334). Unlike I-ViT the
-probabilities are never stored normalised: ``e`` is uint8 relative to the row maximum and the division by the row
-sum comes after the product with ``v``. With 1,000 tokens most probabilities are below 1/512, and rounding them to
-8 bits destroys the model.
+Mathematics: ``softmax(q k^T / sqrt(d_h)) v`` per head with ``exp(x) = 2**(x log2 e)`` and
+``2**-f`` a polynomial on the fraction ("Shiftmax" in I-ViT, arXiv 2207.01405). Unlike I-ViT the
+probabilities are never stored normalised: ``e`` is uint8 relative to the row maximum and the
+division by the row sum comes after the product with ``v``. With 1,000 tokens most probabilities
+are below 1/512, and rounding them to 8 bits destroys the model.
 
-Input ``qkv`` int8 (N, 3 * H * d_h), columns ordered q, k, v and head-major inside each. Integer definition, per
-head h and query i, with F = ``fraction_bits``:
+Input ``qkv`` int8 (N, 3 * H * d_h), columns ordered q, k, v and head-major inside each. Integer
+definition, per head h and query i, with F = ``fraction_bits``:
 
 1. ``x[j] = sum_d q[i, d] * k[j, d]``; ``top = max_j x[j]``
 2. ``t[j] = sat16(rshr(x[j] - top, exp_shift[h]))``
-3. ``p[j] = -((t[j] * exp_multiplier[h] + 2**14) >> 15)``: the exponent, F fraction bits, in [0, 32767]
+3. ``p[j] = -((t[j] * exp_multiplier[h] + 2**14) >> 15)``: the exponent, F fraction bits,
+   in [0, 32767]
 4. ``i = p >> F``; ``u = (p & (2**F - 1)) << (15 - F)``
-5. ``g = 32640 + mulh(u, C1 + mulh(u, C2))``: ``255 * 2**7 * 2**-u``; ``mulh(a, b) = (a * b + 2**14) >> 15``
+5. ``g = 32640 + mulh(u, C1 + mulh(u, C2))``: ``255 * 2**7 * 2**-u``;
+   ``mulh(a, b) = (a * b + 2**14) >> 15``
 6. ``e[j] = rshr(g, 7 + i)`` (0 for i > 8), uint8; 255 at the maximum
 7. ``S = sum_j e[j]``; ``o[d] = sum_j e[j] * v[j, d]``
 8. ``b = bit_length(S)``; ``Sn = S * 2**(15 - b)`` (floor), in [2**14, 2**15)
-9. ``r = (out_multiplier[h] * 2**15) // Sn``; ``(m, a) = (r >> 1, 1)`` if ``r >= 2**15`` else ``(r, 0)``
-10. ``y[d] = sat8(rshr((sat16(rshr(o[d], out_shift[h] + b - a - post_shift - 15)) * m + 2**14) >> 15, post_shift))``
+9. ``r = (out_multiplier[h] * 2**15) // Sn``; ``(m, a) = (r >> 1, 1)`` if ``r >= 2**15`` else
+   ``(r, 0)``
+10. ``w = out_shift[h] + b - a - post_shift - 15``;
+    ``y[d] = sat8(rshr((sat16(rshr(o[d], w)) * m + 2**14) >> 15, post_shift))``
 
 ``exp_multiplier * 2**-(15 + exp_shift) = s_q s_k log2(e) 2**F / sqrt(d_h)``;
 ``out_multiplier * 2**-out_shift = s_v / s_out``. Multipliers lie in [2**14, 2**15).
-``polynomial = "quadratic"`` is the default (C1, C2 fitted, relative error 0.24 %); ``"linear"`` is the paper's
-``1 - f/2``; its companion ``log2 e ~ 1 + 1/2 - 1/16`` is a matter of the converter's ``exp_multiplier``.
+``polynomial = "quadratic"`` is the default (C1, C2 fitted, relative error below 0.24 %);
+``"linear"`` is the paper's ``1 - f/2`` (6.2 %); its companion ``log2 e ~ 1 + 1/2 - 1/16`` is a
+matter of the converter's ``exp_multiplier``.
 
-Overflow, d_h <= 128 and N <= 65535: ``|x| <= 2**21``; ``t`` saturates at -32768, an exponent of at least 9
-(``exp_multiplier >= 2**14``, F <= 10), where e is 0; ``C1 + mulh(u, C2)`` and g stay in int16;
-``S <= 255 N < 2**24``; ``|o| <= 128 * 255 * N < 2**31``; ``out_multiplier * 2**15 < 2**30``.
-Row shift: ``S >= 255`` (the maximum's own e), so the shift in step 10 is never negative if it is not negative at
-S = 255: :func:`minimum_row_shift`, checked.
+Overflow, d_h <= 128 and N <= 65535: ``|x| <= 2**21``, ``x - top >= -2**22``, rounding constant at
+most 2**23; where ``t`` saturates, ``p >= 2**14``, an exponent of at least 16 (F <= 10), where e is
+0; ``C1 + mulh(u, C2)`` and g stay in int16, ``g + 2**(6 + i)`` in uint16 while i <= 8;
+``S <= 255 N < 2**24``; ``out_multiplier * 2**15 < 2**30``; r in [2**14, 2**16), m in
+[2**14, 2**15). Row shift: ``S >= 255`` (the maximum's own e), so w is never negative if it is not
+negative at S = 255: :func:`minimum_row_shift`. It is at most 24 if
+``out_shift + bit_length(255 N) - post_shift - 15 <= 24``: :func:`maximum_row_shift`. Both are
+checked; then ``|o| + 2**(w - 1) <= 128 * 255 * N + 2**23 < 2**31``.
 """
 
 from __future__ import annotations
@@ -40,6 +48,13 @@ import numpy as np
 import torch
 
 from iseg_tvm import fixed_point as fp
+from iseg_tvm.operator_limits import (
+    FRACTION_BITS_MAX,
+    FRACTION_BITS_MIN,
+    OUT_SHIFT_MAX,
+    OUT_SHIFT_MIN,
+    minimum_row_shift,
+)
 from relay_ops import torch_arithmetic as ta
 from relay_ops.operator import (
     Attributes,
@@ -58,14 +73,11 @@ POLYNOMIALS = {"quadratic": (-21926, 5646), "linear": (-16320, 0)}
 """(C1, C2) of step 5."""
 HEAD_WIDTH_MAX = 128
 TOKENS_MAX = 65535
-FRACTION_BITS_MIN, FRACTION_BITS_MAX = 4, 10
-OUT_SHIFT_MIN, OUT_SHIFT_MAX = 8, 24
 
 
-def minimum_row_shift(out_shift: int, out_multiplier: int, post_shift: int) -> int:
-    """Shift of step 10 for the smallest row sum, S = 255 (b = 8, Sn = 32640)."""
-    a = int((out_multiplier << 15) // (255 << 7) >= 2**15)
-    return out_shift + 8 - a - post_shift - 15
+def maximum_row_shift(out_shift: int, post_shift: int, tokens: int = TOKENS_MAX) -> int:
+    """Bound of step 10's shift for the largest row sum, S = 255 * tokens."""
+    return out_shift + (255 * tokens).bit_length() - post_shift - 15
 
 
 def check_constants(
@@ -74,15 +86,19 @@ def check_constants(
     out_multiplier: np.ndarray,
     out_shift: np.ndarray,
     post_shift: int,
+    tokens: int = TOKENS_MAX,
 ) -> None:
-    """Raise :class:`fixed_point.RangeError` if constants leave the ranges of the overflow argument."""
+    """Raise :class:`fixed_point.RangeError` if constants leave the overflow argument's ranges."""
+    fp.check_range("tokens", tokens, 1, TOKENS_MAX)
+    fp.check_range("post_shift", post_shift, 0, fp.POST_SHIFT_MAX)
     fp.check_range("exp_multiplier", exp_multiplier, fp.MULTIPLIER_MIN, fp.MULTIPLIER_MAX)
     fp.check_range("exp_shift", exp_shift, 0, fp.SHIFT_MAX)
     fp.check_range("out_multiplier", out_multiplier, fp.MULTIPLIER_MIN, fp.MULTIPLIER_MAX)
     fp.check_range("out_shift", out_shift, OUT_SHIFT_MIN, OUT_SHIFT_MAX)
     for multiplier, shift in zip(out_multiplier.tolist(), out_shift.tolist(), strict=True):
-        row_shift = minimum_row_shift(shift, multiplier, post_shift)
-        fp.check_range("row shift at S = 255", row_shift, 0, fp.SHIFT_MAX)
+        least = minimum_row_shift(shift, multiplier, post_shift)
+        most = maximum_row_shift(shift, post_shift, tokens)
+        fp.check_range("row shift", (least, most), 0, fp.SHIFT_MAX)
 
 
 def infer(types: Mapping[str, TensorSpec], attributes: Attributes) -> TensorSpec:
@@ -94,8 +110,9 @@ def infer(types: Mapping[str, TensorSpec], attributes: Attributes) -> TensorSpec
     require(types, "out_shift", "int8", heads)
     if heads < 1 or columns % (3 * heads) != 0:
         raise OperatorError(f"{columns} columns are not 3 x {heads} heads x head width")
-    if columns // (3 * heads) > HEAD_WIDTH_MAX:
-        raise OperatorError(f"head width {columns // (3 * heads)} is over {HEAD_WIDTH_MAX}")
+    if not 1 <= columns // (3 * heads) <= HEAD_WIDTH_MAX:
+        width = columns // (3 * heads)
+        raise OperatorError(f"head width {width} is outside [1, {HEAD_WIDTH_MAX}]")
     if not 1 <= tokens <= TOKENS_MAX:
         raise OperatorError(f"{tokens} tokens are outside [1, {TOKENS_MAX}]")
     require_attribute(attributes, "fraction_bits", FRACTION_BITS_MIN, FRACTION_BITS_MAX)
@@ -129,9 +146,11 @@ def reference(
     polynomial: str,
 ) -> np.ndarray:
     """Normative: int8 (N, 3 H d) -> int8 (N, H d)."""
-    check_constants(exp_multiplier, exp_shift, out_multiplier, out_shift, post_shift)
-    heads = exp_multiplier.shape[0]
     tokens, columns = qkv.shape
+    check_constants(exp_multiplier, exp_shift, out_multiplier, out_shift, post_shift, tokens)
+    fp.check_range("fraction_bits", fraction_bits, FRACTION_BITS_MIN, FRACTION_BITS_MAX)
+    heads = exp_multiplier.shape[0]
+    fp.check_range("head width", columns // (3 * heads), 1, HEAD_WIDTH_MAX)
     q, k, v = qkv.reshape(tokens, 3, heads, columns // (3 * heads)).transpose(1, 2, 0, 3)
     result = []
     for h in range(heads):
@@ -144,9 +163,10 @@ def reference(
         o = fp.check_range("e v", fp.matmul_exact(e, v[h]), -(2**31), 2**31 - 1)
         b = fp.bit_length(total)
         aligned = np.where(b >= 15, total >> np.maximum(b - 15, 0), total << np.maximum(15 - b, 0))
-        r = (int(out_multiplier[h]) << 15) // aligned
+        r = fp.check_range("r", (int(out_multiplier[h]) << 15) // aligned, 2**14, 2**16 - 1)
         a = (r >= 2**15).astype(np.int64)
         row_shift = int(out_shift[h]) + b - a - post_shift - 15
+        fp.check_range("row shift", row_shift, 0, fp.SHIFT_MAX)
         t = fp.saturate(fp.rounding_shift_right(o, row_shift), 16)
         z = fp.multiply_high_rounding(t, r >> a)
         result.append(fp.saturate(fp.rounding_shift_right(z, post_shift), 8))

@@ -35,7 +35,8 @@ def matmul(a: torch.Tensor, b: torch.Tensor, largest_product: int) -> torch.Tens
     """Exact ``a @ b`` in int32, for operands whose products are at most ``largest_product``.
 
     float32 carries integers up to 2**24 exactly; the inner dimension is cut into pieces whose
-    partial sums cannot pass that, and the pieces are added as integers.
+    partial sums cannot pass that, and the pieces are added as integers. TF32 or bfloat16 inputs
+    would still be exact: no operand needs more than 8 significant bits.
     """
     piece = max(1, 2**24 // largest_product)
     total = None
@@ -52,7 +53,7 @@ def matmul(a: torch.Tensor, b: torch.Tensor, largest_product: int) -> torch.Tens
 def bit_length(x: torch.Tensor) -> torch.Tensor:
     """Bits needed for each non-negative integer (0 for 0), by binary search: no float."""
     rest, bits = x.clone(), torch.zeros_like(x)
-    for step in (32, 16, 8, 4, 2, 1):
+    for step in (32, 16, 8, 4, 2, 1) if x.dtype == torch.int64 else (16, 8, 4, 2, 1):
         big = (rest >> step) > 0
         bits = torch.where(big, bits + step, bits)
         rest = torch.where(big, rest >> step, rest)
