@@ -8,7 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from iseg_tvm.models.config import EncoderConfig
-from iseg_tvm.models.timm_import import VisionTransformer, VisionTransformerDistilled
+from iseg_tvm.models.timm_import import (
+    Attention,
+    VisionTransformer,
+    VisionTransformerDistilled,
+)
 
 
 def resize_position_embedding(
@@ -87,10 +91,17 @@ class DistilledEncoder(_OfficialPositions, VisionTransformerDistilled):
     """timm's DeiT with class and distillation tokens."""
 
 
+def set_fused_attention(model: nn.Module, enabled: bool) -> None:
+    """Let every attention in `model` use PyTorch's fused kernel (faster, hides probabilities)."""
+    for module in model.modules():
+        if isinstance(module, Attention):
+            module.fused_attn = enabled
+
+
 def build_encoder(
     config: EncoderConfig, image_size: tuple[int, int]
 ) -> PlainEncoder | DistilledEncoder:
-    """Build a randomly initialised encoder, without a classifier.
+    """Build a randomly initialised encoder, without a classifier, its attention not fused.
 
     Parameters
     ----------
@@ -106,7 +117,7 @@ def build_encoder(
         to (B, prefix tokens + patches, d).
     """
     kind = DistilledEncoder if config.distilled else PlainEncoder
-    return kind(
+    encoder = kind(
         img_size=image_size,
         patch_size=config.patch_size,
         embed_dim=config.embed_dim,
@@ -121,3 +132,5 @@ def build_encoder(
         attn_drop_rate=config.dropout,
         drop_path_rate=config.drop_path_rate,
     )
+    set_fused_attention(encoder, False)
+    return encoder

@@ -40,8 +40,7 @@ from torch.nn import functional
 from iseg_tvm.errors import IsegError
 from iseg_tvm.models.config import EncoderConfig, SegmenterConfig
 from iseg_tvm.models.decoders import LinearDecoder, MaskTransformerDecoder
-from iseg_tvm.models.encoder import build_encoder
-from iseg_tvm.models.timm_import import Attention
+from iseg_tvm.models.encoder import build_encoder, set_fused_attention
 
 
 class Segmenter(nn.Module):
@@ -65,9 +64,7 @@ class Segmenter(nn.Module):
 
     def set_fused_attention(self, enabled: bool) -> None:
         """Use PyTorch's fused attention (faster, hides the probabilities) or the plain one."""
-        for module in self.modules():
-            if isinstance(module, Attention):
-                module.fused_attn = enabled
+        set_fused_attention(self, enabled)
 
     def normalize_uint8(self, images: npt.NDArray[np.uint8] | Tensor) -> Tensor:
         """Scale images to [0, 1], subtract the mean, divide by the standard deviation.

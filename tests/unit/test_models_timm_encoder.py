@@ -49,6 +49,7 @@ def test_every_kind_of_file(tmp_path: Path, suffix: str) -> None:
         torch.save({wrapper: model.state_dict()} if wrapper else model.state_dict(), path)
     encoder = load_timm_encoder(path, CONFIG)
     assert not encoder.training
+    assert not any(block.attn.fused_attn for block in encoder.blocks)
     torch.testing.assert_close(features(encoder), features(model))
 
 
