@@ -5,6 +5,7 @@ Importing this package registers all of them with PyTorch (``torch.ops.iseg.*``)
 
 from relay_ops import (
     argmax_upsample,
+    fused_linear,
     layer_norm,
     linear,
     matmul,
@@ -22,6 +23,7 @@ __all__ = [
     "OperatorError",
     "TensorSpec",
     "argmax_upsample",
+    "fused_linear",
     "layer_norm",
     "linear",
     "matmul",

@@ -1,0 +1,135 @@
+"""Linear layers with their epilogue: what ``iseg_tvm.passes.fuse_epilogue`` makes of chains of operators.
+
+Mathematics and integer definition: the composition of the parts, nothing else. The accumulator never leaves
+the registers of a compiled kernel.
+
+* ``linear_requantize(x, weight, bias, multiplier, shift) = requantize(linear(x, weight, bias), ...)``
+* ``linear_gelu(..., table) = shift_gelu(requantize(linear(...)) as int8, table)``
+* ``linear_residual(..., skip) = residual_add(skip, requantize(linear(...)) as int16)``
+* ``patch_embed_residual(image, ..., skip) = residual_add(skip, requantize(patch_embed(...)) as int16)``; ``skip`` is
+  the position embedding
+* ``matmul_requantize(a, b, multiplier, shift) = requantize(matmul(a, b), ...)``
+
+Ranges and overflow: those of the parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from relay_ops import linear, matmul, patch_embed, requantize, residual_add, shift_gelu
+from relay_ops.operator import (
+    Attributes,
+    Lowering,
+    LoweringContext,
+    Operator,
+    TensorSpec,
+    register,
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One part of a fused operator.
+
+    Attributes
+    ----------
+    operator : the part
+    tensors : names of its tensors in the fused operator; the empty name is the previous step's result
+    fixed : attributes that fusion settles; the others keep their names in the fused operator
+    """
+
+    operator: Operator
+    tensors: tuple[str, ...]
+    fixed: Attributes
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """Schema of the attributes that stay open."""
+        return {k: v for k, v in self.operator.attributes.items() if k not in self.fixed}
+
+
+def _product(operator: Operator) -> Step:
+    return Step(operator, operator.tensors, {})
+
+
+def _requantized(**fixed: Any) -> Step:
+    return Step(requantize.OPERATOR, ("", "multiplier", "shift"), fixed)
+
+
+def _gelu() -> Step:
+    return Step(shift_gelu.OPERATOR, ("", "table"), {})
+
+
+def _residual() -> Step:
+    return Step(residual_add.OPERATOR, ("skip", ""), {})
+
+
+def _lower(name: str) -> Callable[[LoweringContext], Lowering]:
+    def lower(context: LoweringContext) -> Lowering:
+        from iseg_tvm.kernels import gemm
+
+        lowering: Lowering = getattr(gemm, f"lower_{name}")(context)
+        return lowering
+
+    return lower
+
+
+def _fused(name: str, *steps: Step) -> Operator:
+    """Register the composition of ``steps`` as one operator."""
+    tensors = tuple(t for step in steps for t in step.tensors if t)
+    attributes = {k: v for step in steps for k, v in step.attributes.items()}
+
+    def infer(types: Mapping[str, TensorSpec], values: Attributes) -> TensorSpec:
+        spec = types[tensors[0]]
+        for step in steps:
+            specs = [types[t] if t else spec for t in step.tensors]
+            named = dict(zip(step.operator.tensors, specs, strict=True))
+            spec = step.operator.infer(named, _attributes(step, values))
+        return spec
+
+    def compose(form: str) -> Callable[..., Any]:
+        def function(*arguments: Any, **values: Any) -> Any:
+            named = dict(zip(tensors, arguments, strict=True))
+            result: Any = None
+            for step in steps:
+                parts = [named[t] if t else result for t in step.tensors]
+                part = getattr(step.operator, form)
+                result = part(*parts, **_attributes(step, values))
+            return result
+
+        return function
+
+    return register(
+        Operator(
+            name=name,
+            tensors=tensors,
+            attributes=attributes,
+            infer=infer,
+            reference=compose("reference"),
+            forward=compose("forward"),
+            lower=_lower(name),
+        )
+    )
+
+
+def _attributes(step: Step, values: Attributes) -> dict[str, Any]:
+    return {**step.fixed, **{k: values[k] for k in step.attributes}}
+
+
+STEPS: dict[str, Sequence[Step]] = {
+    "linear_requantize": (_product(linear.OPERATOR), _requantized()),
+    "linear_gelu": (_product(linear.OPERATOR), _requantized(dtype="int8"), _gelu()),
+    "linear_residual": (_product(linear.OPERATOR), _requantized(dtype="int16"), _residual()),
+    "patch_embed_residual": (
+        _product(patch_embed.OPERATOR),
+        _requantized(dtype="int16"),
+        _residual(),
+    ),
+    "matmul_requantize": (_product(matmul.OPERATOR), _requantized()),
+}
+"""Fused operator -> its parts, in the order they are computed."""
+
+FUSED = {name: _fused(name, *steps) for name, steps in STEPS.items()}
