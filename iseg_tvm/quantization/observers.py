@@ -1,0 +1,114 @@
+"""What calibration remembers of a tensor: histograms of magnitudes and exact maxima, never values.
+
+All grids are symmetric, so magnitudes suffice; a tensor's groups (heads, signs) are kept apart.
+The thresholds are those of TensorRT's calibrators (Migacz 2017: maximum, percentile) and of the
+clipping that minimises the mean squared error (Banner et al. 2019, arXiv 1810.05723, section 3).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BINS = 2048
+LEVELS = 127
+"""Steps of a symmetric int8 grid on one side of zero."""
+_CANDIDATES = 100
+OBSERVERS = ("minmax", "percentile", "mse")
+
+
+class Histogram:
+    """Magnitudes of ``groups`` sub-tensors, in bins of equal width up to a growing limit.
+
+    A group's limit starts at the first maximum seen and doubles (bins merge in pairs) when a larger
+    value comes, so memory is constant and no second pass over the images is needed.
+
+    Attributes
+    ----------
+    counts : int64 (groups, BINS)
+    limit : float64 (groups,), upper edge of the last bin; 0 until a non-zero value was seen
+    maximum : float64 (groups,), exact
+    channel_maximum : float64 (channels,), exact, of the last axis of what :meth:`update` got
+    """
+
+    def __init__(self, groups: int = 1) -> None:
+        self.counts = np.zeros((groups, BINS), dtype=np.int64)
+        self.limit = np.zeros(groups)
+        self.maximum = np.zeros(groups)
+        self.channel_maximum = np.zeros(0)
+
+    def update(self, values: Tensor) -> None:
+        """Count ``values``, shape (..., channels); groups are equal slices of the channels."""
+        flat = values.detach().reshape(-1, values.shape[-1]).abs()
+        peaks = flat.amax(dim=0).double().numpy()
+        grown = self.channel_maximum if self.channel_maximum.size else np.zeros_like(peaks)
+        self.channel_maximum = np.maximum(grown, peaks)
+        groups = len(self.limit)
+        for g, part in enumerate(flat.chunk(groups, dim=1)):
+            self._count(g, part)
+
+    def _count(self, g: int, magnitudes: Tensor) -> None:
+        top = float(magnitudes.max())
+        if not math.isfinite(top):
+            self.maximum[g] = math.inf  # the caller names the site
+            return
+        self.maximum[g] = max(self.maximum[g], top)
+        if self.limit[g] == 0.0:
+            self.limit[g] = top
+        while top > self.limit[g]:
+            self.counts[g] = np.concatenate(
+                [self.counts[g].reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, dtype=np.int64)]
+            )
+            self.limit[g] *= 2
+        if self.limit[g] == 0.0:
+            self.counts[g, 0] += magnitudes.numel()
+            return
+        index = (magnitudes.double() * (BINS / self.limit[g])).long().clamp(max=BINS - 1)
+        self.counts[g] += torch.bincount(index.flatten(), minlength=BINS).numpy()
+
+    def centres(self, g: int = 0) -> np.ndarray:
+        """Middle of each bin of group ``g``."""
+        return (np.arange(BINS) + 0.5) * (self.limit[g] / BINS)
+
+    def thresholds(self, observer: str, percentile: float) -> np.ndarray:
+        """Clipping magnitude of each group, positive.
+
+        Parameters
+        ----------
+        observer : ``minmax``, ``percentile`` or ``mse``
+        percentile : share of the values, in percent, inside the grid; only for ``percentile``
+
+        Returns
+        -------
+        float64 (groups,). A group that never was anything but zero gets 1: any grid holds zero.
+        """
+        found = [self._threshold(g, observer, percentile) for g in range(len(self.limit))]
+        return np.array([t if t > 0 else 1.0 for t in found])
+
+    def _threshold(self, g: int, observer: str, percentile: float) -> float:
+        if observer == "minmax" or self.maximum[g] == 0:
+            return float(self.maximum[g])
+        if observer == "percentile":
+            inside = np.cumsum(self.counts[g])
+            edge = int(np.searchsorted(inside, percentile / 100 * inside[-1])) + 1
+            return min(float(self.maximum[g]), edge * float(self.limit[g]) / BINS)
+        return self._least_squares(g)
+
+    def _least_squares(self, g: int) -> float:
+        """Threshold with the least rounding plus clipping error."""
+        counts, x = self.counts[g].astype(np.float64), self.centres(g)
+        candidates = self.maximum[g] * np.arange(1, _CANDIDATES + 1) / _CANDIDATES
+        over = np.maximum(x[None, :] - candidates[:, None], 0.0)
+        rounding = (candidates / LEVELS)[:, None] ** 2 / 12 * (over == 0)
+        return float(candidates[np.argmin((over**2 + rounding) @ counts)])
+
+
+def signed_parts(values: Tensor) -> Tensor:
+    """Split ``values`` (..., C) into (..., 2C): negative magnitudes, then positive ones.
+
+    With a two-group :class:`Histogram` this keeps signs; each half holds zeros for the other's.
+    """
+    return torch.cat([values.clamp(max=0.0), values.clamp(min=0.0)], dim=-1)

@@ -1,0 +1,101 @@
+"""The way from a float model and calibration images to a quantized model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from iseg_tvm.artifact import QuantizedModel
+from iseg_tvm.errors import IsegError
+from iseg_tvm.models.segmenter import Segmenter
+from iseg_tvm.quantization.calibration import Progress, calibrate
+from iseg_tvm.quantization.context import Context, finite_parameters
+from iseg_tvm.quantization.conversion import convert
+from iseg_tvm.quantization.options import QuantizeOptions
+
+
+def quantize(
+    model: Segmenter,
+    images: Sequence[np.ndarray],
+    options: QuantizeOptions | None = None,
+    *,
+    classes: Sequence[str] = (),
+    palette: Sequence[tuple[int, int, int]] = (),
+    progress: Progress | None = None,
+) -> QuantizedModel:
+    """Quantize a float Segmenter after training, without any label.
+
+    Parameters
+    ----------
+    model : Segmenter
+        Any checkpoint; not changed.
+    images : sequence of ndarray
+        One calibration image or more, uint8 (H, W, 3), RGB, all of the input size.
+    options : QuantizeOptions, optional
+        The defaults, if absent.
+    classes, palette : optional
+        Names and colours to store; empty, or one a class.
+    progress : callable, optional
+        Called with (stage, steps done, steps in total).
+
+    Returns
+    -------
+    QuantizedModel
+        Its ``provenance["feature_scale"]`` is the real value of one step of the encoder's features.
+
+    Raises
+    ------
+    IsegError
+        No images, images of a wrong type or size, NaN or infinite weights, wrong number of names.
+    """
+    options = options or QuantizeOptions()
+    size = _image_size(images, options.input_size)
+    for what, given in (("class names", classes), ("palette colours", palette)):
+        if given and len(given) != model.config.num_classes:
+            raise IsegError(f"{len(given)} {what} for {model.config.num_classes} classes")
+    finite_parameters(model)
+    statistics = calibrate(model.eval(), images, progress)
+    context = Context(model, statistics, options)
+    features = convert(context, model)
+    return QuantizedModel(
+        config=model.config,
+        tensors=context.tensors,
+        scalars=context.scalars,
+        input_size=size,
+        polynomial=options.polynomial,
+        classes=tuple(classes),
+        palette=tuple((r, g, b) for r, g, b in palette),
+        provenance=_provenance(options, len(images), features),
+    )
+
+
+def _provenance(options: QuantizeOptions, images: int, features: float) -> dict[str, Any]:
+    chosen = asdict(options)
+    chosen.pop("input_size")  # a field of the model itself
+    return {
+        "options": chosen,
+        "calibration_images": images,
+        "feature_scale": features,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _image_size(images: Sequence[np.ndarray], wanted: tuple[int, int] | None) -> tuple[int, int]:
+    """Check the calibration images; returns their (height, width)."""
+    if not len(images):
+        raise IsegError("no calibration images", "give at least one photograph")
+    height, width = wanted or np.shape(images[0])[:2]
+    for i, image in enumerate(images):
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+            raise IsegError(f"calibration image {i} is no uint8 array")
+        if image.shape != (height, width, 3):
+            raise IsegError(
+                f"calibration image {i} has shape {image.shape}, not {(height, width, 3)}",
+                "resize or crop all images to the input size",
+            )
+    return int(height), int(width)
