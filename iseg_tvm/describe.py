@@ -36,15 +36,17 @@ def describe(path: str) -> dict[str, Any]:
     place = Path(path)
     if place.is_dir() and (place / MANIFEST_NAME).exists():
         return describe_bundle(place)
-    if place.is_dir() or place.suffix == ".pth":
+    if place.is_dir() or (place.suffix == ".pth" and place.exists()):
         return describe_checkpoint(place)
-    if place.suffix == ".safetensors":
+    if place.suffix == ".safetensors" and place.exists():
         return describe_model(place)
     if place.is_file() and place.suffix != ".toml":
         raise IsegError(
             f"{path} is none of our files",
             "known: a checkpoint folder, a model (.safetensors), a bundle folder, a target (.toml)",
         )
+    if not place.exists() and (len(place.parts) > 1 or place.suffix):
+        raise IsegError(f"{path} does not exist", "name one of our files, or a target")
     return describe_target(load_target(path))
 
 

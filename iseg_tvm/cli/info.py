@@ -51,10 +51,10 @@ def _print(values: Mapping[str, Any], indent: str = "") -> None:
 
 
 def _text(value: Any) -> str:
-    if value is None or value in ([], {}, ""):
-        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value != 0 and not value:
+        return "-"
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value))
     return str(value)

@@ -153,7 +153,8 @@ def _print_latency(times_ms: Sequence[float], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"Latency in ms ({title})", title_justify="left")
+    print(f"\nLatency in ms: {title}")
+    table = Table()
     latency = _latency(times_ms)
     for name in latency:
         table.add_column(name, justify="right")
