@@ -1,7 +1,6 @@
 """``iseg-tvm quantize``: a float checkpoint becomes an integer-only model."""
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 from iseg_tvm.cli.common import (
@@ -115,8 +114,14 @@ def run(args: argparse.Namespace) -> int:
     palette.check_count(model.config.num_classes)
     log(args, f"Quantizing for {height} x {width} pixels from {len(images)} picture(s): {options}")
     with progress_bar(args) as progress:
-        quantized = quantize(model, images, options, progress=progress)
-    quantized = dataclasses.replace(quantized, classes=palette.classes, palette=palette.colors)
+        quantized = quantize(
+            model,
+            images,
+            options,
+            classes=palette.classes,
+            palette=palette.colors,
+            progress=progress,
+        )
     path = save_model(quantized, args.output)
     values = {"image_size": [height, width], "calibration_images": len(images)}
     print_generated(args, {**values, "bytes": path.stat().st_size}, path)
