@@ -1,0 +1,1 @@
+"""The demo model: scenes from photographs' textures, training script, shipped checkpoint."""
