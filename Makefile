@@ -36,9 +36,9 @@ test: lint
 demo: $(INSTALLED)
 	@mkdir -p $(OUT)
 	$(PY) -m iseg_tvm.quantize --checkpoint demo/checkpoint --calibration demo/calibration.png \
-	    -o $(OUT)/model.safetensors
+	    --classes demo/classes.json -o $(OUT)/model.safetensors
 	$(PY) -m iseg_tvm.compile --model $(OUT)/model.safetensors --target $(DEMO_TARGET) -o $(OUT)/bundle
-	$(PY) -m iseg_tvm.segment demo/photo.png --bundle $(OUT)/bundle --out $(OUT)/overlay.png \
+	$(PY) -m iseg_tvm.segment demo/photo.jpg --bundle $(OUT)/bundle --out $(OUT)/overlay.png \
 	    --mask $(OUT)/mask.png --repeat 20
 	@echo "Look at $(OUT)/overlay.png"
 
