@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,22 @@ class Bundle:
     def library(self) -> Path:
         """The shared library."""
         return self.path / LIBRARY_NAME
+
+
+class _Probe(Exception):
+    """Ends a trial write."""
+
+
+def check_output(directory: str | os.PathLike[str]) -> None:
+    """Refuse a folder that `write_bundle` would refuse, before minutes of compiling.
+
+    Raises
+    ------
+    IsegError
+        The folder holds something else, or cannot be written.
+    """
+    with suppress(_Probe), atomic_dir(directory, marker=MANIFEST_NAME):
+        raise _Probe  # atomic_dir then removes what it made
 
 
 def write_bundle(

@@ -57,6 +57,10 @@ def describe_machine() -> dict[str, Any]:
     for spec in list_targets():
         runs = spec.arch == host.arch and spec.features <= host.features
         targets[spec.name] = spec.description + (" [runs here]" if runs else "")
+    try:
+        native = load_target(NATIVE).name
+    except IsegError:
+        native = None
     return {
         "kind": "machine",
         "iseg_tvm": __version__,
@@ -64,7 +68,7 @@ def describe_machine() -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "architecture": host.arch,
         "cpus": host.num_cores,
-        "native_target": load_target(NATIVE).name,
+        "native_target": native,
         "targets": targets,
     }
 

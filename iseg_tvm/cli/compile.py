@@ -48,8 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compile; return the exit status."""
     from iseg_tvm.artifact import load_model
+    from iseg_tvm.bundle import check_output
     from iseg_tvm.targets import load_target
 
+    check_output(args.output)
     target = load_target(args.target)
     model = load_model(args.model)
     height, width = args.image_size or model.input_size

@@ -14,6 +14,7 @@ from iseg_tvm.bundle import (
     MANIFEST_NAME,
     Manifest,
     TensorInfo,
+    check_output,
     read_bundle,
     write_bundle,
 )
@@ -156,8 +157,16 @@ def test_an_older_bundle_is_replaced_and_another_folder_is_not(
     assert read_bundle(bundle_dir, runnable=False).manifest.target.name == "rpi4"
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_bytes(b"")
-    with pytest.raises(IsegError, match="not a folder written by iseg-tvm"):
-        write_bundle(tmp_path / "photos", library, manifest)
+    for attempt in (lambda d: write_bundle(d, library, manifest), check_output):
+        with pytest.raises(IsegError, match="not a folder written by iseg-tvm"):
+            attempt(tmp_path / "photos")
+
+
+def test_checking_the_output_changes_nothing(bundle_dir: Path, tmp_path: Path) -> None:
+    check_output(bundle_dir)
+    check_output(tmp_path / "new")
+    assert read_bundle(bundle_dir, runnable=False).path == bundle_dir
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["any.so", "bundle"]
 
 
 def test_a_full_disk_leaves_the_older_bundle(
