@@ -35,6 +35,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from iseg_tvm.artifact_schema import schema_problem
 from iseg_tvm.errors import IsegError
 from iseg_tvm.files import atomic_write
 from iseg_tvm.models.config import SegmenterConfig
@@ -44,6 +45,7 @@ VERSION = 1
 
 _MAKE_ONE = "make one with `python -m iseg_tvm.quantize`"
 _INTEGER_TYPES = ("I8", "I16", "I32")  # names of safetensors
+_POLYNOMIALS = {name: name for name in ("quadratic", "linear")}
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def load_model(path: str | Path) -> QuantizedModel:
     Raises
     ------
     IsegError
-        Missing, damaged, foreign or newer file.
+        Missing, damaged, foreign or newer file, or one whose tensors do not fit its configuration.
     """
     path = Path(path)
     if not path.is_file():
@@ -129,21 +131,33 @@ def load_model(path: str | Path) -> QuantizedModel:
             f"{path}: damaged or not a safetensors file ({error})", "quantize the model again"
         ) from None
     try:
-        height, width = (int(v) for v in header["input_size"])
-        return QuantizedModel(
+        height, width = (_integer(v) for v in header["input_size"])
+        model = QuantizedModel(
             config=SegmenterConfig.from_dict(header["model"]),
             tensors=tensors,
-            scalars={str(k): int(v) for k, v in header["scalars"].items()},
+            scalars={str(k): _integer(v) for k, v in header["scalars"].items()},
             input_size=(height, width),
-            polynomial=str(header["polynomial"]),
+            polynomial=_POLYNOMIALS[header["polynomial"]],
             classes=tuple(str(c) for c in header["classes"]),
             palette=tuple((int(r), int(g), int(b)) for r, g, b in header["palette"]),
             provenance=dict(header["provenance"]),
-        )
+        ).with_input_size(height, width)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IsegError(
             f"{path}: its header lacks or garbles a field ({error!r})", "quantize the model again"
         ) from None
+    except IsegError as error:
+        raise IsegError(f"{path}: {error}", error.hint) from None
+    if problem := schema_problem(model.config, model.tensors, model.scalars):
+        raise IsegError(f"{path}: {problem}", "quantize the model again")
+    return model
+
+
+def _integer(value: object) -> int:
+    """The value, which must be a JSON integer."""
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is not an integer")
+    return value
 
 
 def _read_tensor(path: Path, stream: safe_open, name: str) -> np.ndarray:
