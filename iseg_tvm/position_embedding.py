@@ -44,7 +44,8 @@ def resize_position_embedding(
             f"position embedding: {embedding.dtype}{list(embedding.shape)} is not int16 for a grid"
             f" of {grid[0]} x {grid[1]} patches"
         )
-    if grid == new_grid:
+    # The official models resize only when the number of patches differs.
+    if grid[0] * grid[1] == new_grid[0] * new_grid[1]:
         return embedding
     table = embedding.astype(np.int64).reshape(*grid, -1)
     top, bottom, down = _taps(grid[0], new_grid[0])

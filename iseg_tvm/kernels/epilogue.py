@@ -13,7 +13,7 @@ import numpy as np
 
 from iseg_tvm.kernels.isa import Isa
 from iseg_tvm.kernels.packing import pad_columns
-from iseg_tvm.kernels.vector import Buffer, Expr, T, cast, clamp, load, rounding_shift_right, splat
+from iseg_tvm.kernels.vector import Buffer, Expr, T, cast, clamp, load, rounding_shift_right
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,8 @@ get their own narrower tiles, so edges run the same code as the bulk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -28,6 +26,7 @@ from iseg_tvm.kernels.packing import (
     pack_weight,
     round_up,
 )
+from iseg_tvm.kernels.tiles import emit_tiles, load_vector, store_vector
 from iseg_tvm.kernels.vector import (
     Buffer,
     Expr,
@@ -40,7 +39,6 @@ from iseg_tvm.kernels.vector import (
     scratch,
     splat,
     store,
-    when,
 )
 from relay_ops.operator import Lowering, LoweringContext
 
@@ -99,46 +97,26 @@ def emit_gemm(
         present = T.Bind(T.min(gemm.rows - first, gemm.block_rows))
         with T.serial(0, present) as row:
             pack_row(packed, row, first + row)
-        for panel, width, real in _panels(layout):
-            with panel as p:
-                with T.serial(0, present // isa.rows) as tile:
-                    _emit_tile(
-                        gemm, words, tile * isa.rows, isa.rows, first, right, right_start, p,
-                        width, real, constants, skip, out,
-                    )  # fmt: skip
-                rest = gemm.rows % gemm.block_rows % isa.rows
-                if rest:
-                    with when(block == gemm.blocks - 1):
-                        _emit_tile(
-                            gemm, words, present - rest, rest, first, right, right_start, p,
-                            width, real, constants, skip, out,
-                        )  # fmt: skip
+
+        def tile(row: Expr, rows: int, panel: Expr, width: int, real: int) -> None:
+            _emit_tile(
+                gemm, words, first, row, rows, right, right_start, panel, width, real, constants,
+                skip, out,
+            )  # fmt: skip
+
+        rest = gemm.rows % gemm.block_rows % isa.rows
+        emit_tiles(layout, present, rest, block == gemm.blocks - 1, tile)
         if table is not None:
             _emit_table(gemm, table, out, first, present)
 
 
-def _panels(layout: PanelLayout) -> list[tuple[Any, int, int]]:
-    """Loops over full panels and over the last one: (loop, width, columns that are real)."""
-    panels: list[tuple[Any, int, int]] = []
-    if layout.full:
-        panels.append((T.serial(0, layout.full), layout.isa.columns, layout.isa.columns))
-    if layout.tail:
-        panels.append((_single(layout.full), layout.tail, layout.columns % layout.isa.columns))
-    return panels
-
-
-@contextmanager
-def _single(index: int) -> Iterator[Expr]:
-    yield T.int32(index)
-
-
 def _emit_tile(
-    gemm: Gemm, words: Buffer, row: Expr, rows: int, first: Expr, right: Buffer, right_start: Expr,
+    gemm: Gemm, words: Buffer, first: Expr, row: Expr, rows: int, right: Buffer, right_start: Expr,
     panel: Expr, width: int, real: int, constants: Sequence[Buffer], skip: Buffer | None,
     out: Buffer,
 ) -> None:  # fmt: skip
-    isa, layout = gemm.isa, gemm.layout
-    stride = layout.depth // isa.k_group
+    isa, layout, epilogue = gemm.isa, gemm.layout, gemm.epilogue
+    lanes, stride = isa.lanes, layout.depth // isa.k_group
     accumulators = emit_micro_kernel(
         isa, words, row * stride, stride, rows, right, right_start + layout.offset(panel), width,
         layout.depth,
@@ -146,37 +124,11 @@ def _emit_tile(
     column = panel * isa.columns
     for r, accumulator in enumerate(accumulators):
         base = (first + row + r) * gemm.columns + column
-        for v in range(width // isa.lanes):
-            valid = min(isa.lanes, real - v * isa.lanes)
-            _emit_vector(
-                gemm, load(accumulator, v * isa.lanes, isa.lanes), column + v * isa.lanes,
-                base + v * isa.lanes, valid, constants, skip, out,
-            )  # fmt: skip
-
-
-def _emit_vector(
-    gemm: Gemm, accumulator: Expr, column: Expr, index: Expr, valid: int,
-    constants: Sequence[Buffer], skip: Buffer | None, out: Buffer,
-) -> None:  # fmt: skip
-    """Epilogue and store of one vector; a partial one goes through a small buffer."""
-    isa, epilogue = gemm.isa, gemm.epilogue
-    if valid == isa.lanes:
-        old = None if skip is None else load(skip, index, isa.lanes)
-        result = emit_epilogue(isa, epilogue, accumulator, column, constants, old)
-        store(out, index, result, isa.lanes)
-        return
-    old = None
-    if skip is not None:
-        kept = scratch(isa.lanes, "int16")
-        store(kept, 0, splat(0, "int16", isa.lanes), isa.lanes)
-        for lane in range(valid):
-            store(kept, lane, skip[index + lane], 1)
-        old = load(kept, 0, isa.lanes)
-    result = emit_epilogue(isa, epilogue, accumulator, column, constants, old)
-    partial = scratch(isa.lanes, epilogue.dtype)
-    store(partial, 0, result, isa.lanes)
-    for lane in range(valid):
-        store(out, index + lane, partial[lane], 1)
+        for v in range(0, width, lanes):
+            valid, total = real - v, load(accumulator, v, lanes)
+            old = None if skip is None else load_vector(skip, base + v, "int16", lanes, valid)
+            result = emit_epilogue(isa, epilogue, total, column + v, constants, old)
+            store_vector(out, base + v, result, epilogue.dtype, lanes, valid)
 
 
 def _emit_table(gemm: Gemm, table: Buffer, out: Buffer, first: Expr, present: Expr) -> None:
@@ -212,7 +164,7 @@ def build_linear(gemm: Gemm, name: str) -> PrimFunc:
 def build_patch_embed(
     gemm: Gemm, name: str, height: int, width: int, patch: int, pad: Sequence[int]
 ) -> PrimFunc:
-    """``(image, packed weight, constants..., [skip], out)``; reads patches without an im2col copy."""
+    """``(image, packed weight, constants..., [skip], out)``; no im2col copy of the image."""
     isa, epilogue = gemm.isa, gemm.epilogue
     columns = round_up(gemm.columns, isa.lanes)
     parameters = [

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from iseg_tvm.errors import IsegError
 from iseg_tvm.kernels.vector import Expr, T, cast, reinterpret, splat
@@ -59,8 +58,8 @@ class Isa:
 
 
 def _generic_multiply_high(a: Expr, b: Expr, lanes: int) -> Expr:
-    wide = cast(a, "int32", lanes) * cast(b, "int32", lanes)
-    return cast((wide + splat(1 << 14, "int32", lanes)) >> splat(15, "int32", lanes), "int16", lanes)
+    wide = cast(a, "int32", lanes) * cast(b, "int32", lanes) + splat(1 << 14, "int32", lanes)
+    return cast(wide >> splat(15, "int32", lanes), "int16", lanes)
 
 
 def _generic_exponent_shift(g: Expr, i: Expr, lanes: int) -> Expr:
@@ -71,7 +70,7 @@ def _generic_exponent_shift(g: Expr, i: Expr, lanes: int) -> Expr:
 
 
 def _generic_dot(lanes: int) -> Dot:
-    """One int16 value a lane; LLVM selects ``smlal`` on AArch64, ``pmulld`` or ``pmaddwd`` on x86."""
+    """One int16 value a lane; LLVM selects ``smlal`` on AArch64."""
 
     def dot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
         wide = T.broadcast(cast(left, "int32", 1), lanes) * cast(right, "int32", lanes)
@@ -120,7 +119,8 @@ def _vnni_dot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
     )
 
 
-_POWER_TABLE = [0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128, 0]
+# Bytes 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128, 0 as little-endian words.
+_POWER_WORDS = [0, 1 << 24, 2 | 4 << 8 | 8 << 16 | 16 << 24, 32 | 64 << 8 | 128 << 16]
 _POWER_INDEX = 0x070F
 
 
@@ -136,8 +136,7 @@ def _pshufb_exponent_shift(shuffles: dict[int, str], multiply_high: MultiplyHigh
         if lanes not in shuffles:
             return _generic_exponent_shift(g, i, lanes)
         index = splat(_POWER_INDEX, "int16", lanes) - i * splat(257, "int16", lanes)
-        words = [int.from_bytes(_POWER_TABLE[4 * w : 4 * w + 4], "little", signed=True) for w in range(4)]
-        table = reinterpret(_repeat_words(words, lanes // 8), "int8", 2 * lanes)
+        table = reinterpret(_repeat_words(_POWER_WORDS, lanes // 8), "int8", 2 * lanes)
         power = T.call_llvm_pure_intrin(
             f"int8x{2 * lanes}", shuffles[lanes], table, reinterpret(index, "int8", 2 * lanes)
         )
@@ -182,10 +181,6 @@ _MULHRS_AVX2 = _x86_multiply_high({8: _MULHRS_128, 16: _MULHRS_256})
 _MULHRS_AVX512 = _x86_multiply_high({8: _MULHRS_128, 16: _MULHRS_256, 32: _MULHRS_512})
 _SHIFT_AVX2 = _pshufb_exponent_shift({16: "llvm.x86.avx2.pshuf.b"}, _MULHRS_AVX2)
 _SHIFT_AVX512 = _pshufb_exponent_shift({32: "llvm.x86.avx512.pshuf.b.512"}, _MULHRS_AVX512)
-
-
-def _isa(**fields: Any) -> Isa:
-    return Isa(**fields)
 
 
 _ISAS = {

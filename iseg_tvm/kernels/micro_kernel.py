@@ -1,7 +1,7 @@
 """The register-blocked inner kernel that every matrix product uses.
 
-``rows x (vectors * lanes)`` int32 accumulators stay in registers over the whole inner dimension: per
-group of ``k_group`` values one load per right vector, one 32-bit broadcast per row and
+``rows x (vectors * lanes)`` int32 accumulators stay in registers over the whole inner dimension:
+per group of ``k_group`` values one load per right vector, one 32-bit broadcast per row and
 ``rows * vectors`` dot products.
 """
 

@@ -1,8 +1,8 @@
 """Layouts of GEMM operands.
 
 Left operand, per row block: ``[rows][Kp]`` in ``isa.a_dtype``, Kp = K rounded up to ``k_group``.
-Right operand: panels of ``isa.columns`` columns, ``[panel][Kp / k_group][columns][k_group]`` int8; the
-last panel is as narrow as whole vectors allow. Padding is zero on the right, so the padded left
+Right operand: panels of ``isa.columns`` columns, ``[panel][Kp / k_group][columns][k_group]`` int8;
+the last panel is as narrow as whole vectors allow. Padding is zero on the right, so the padded left
 values do not matter.
 """
 
@@ -74,7 +74,7 @@ def pack_weight(weight: np.ndarray, isa: Isa) -> np.ndarray:
     padded[:columns, :inner] = weight
     pieces, start = [], 0
     for width in [isa.columns] * layout.full + ([layout.tail] if layout.tail else []):
-        panel = padded[start : start + width].reshape(width, layout.depth // isa.k_group, isa.k_group)
+        panel = padded[start : start + width].reshape(width, -1, isa.k_group)
         pieces.append(panel.transpose(1, 0, 2).reshape(-1))
         start += width
     return np.concatenate(pieces)
@@ -88,7 +88,7 @@ def pad_columns(values: np.ndarray, isa: Isa, dtype: str) -> np.ndarray:
 
 
 def offset_correction(weight: np.ndarray, isa: Isa) -> np.ndarray:
-    """``-a_offset * sum_k weight[n, k]``, what to add to the bias of packed left operands; int64."""
+    """``-a_offset * sum_k weight[n, k]``, added to the bias for offset left operands; int64."""
     return -isa.a_offset * weight.astype(np.int64).sum(axis=1)
 
 
@@ -120,9 +120,10 @@ def emit_pack_right(
     layout: PanelLayout, destination: Buffer, base: Expr, source: Buffer, start: Expr,
     column_stride: int, inner_stride: int,
 ) -> None:  # fmt: skip
-    """Pack a right operand at run time: element (n, k) is ``source[start + n * column_stride + k * inner_stride]``.
+    """Pack a right operand at run time.
 
-    Padding is written too, so ``destination`` need not be cleared.
+    Element (n, k) is ``source[start + n * column_stride + k * inner_stride]``. Padding is written
+    too, so ``destination`` need not be cleared.
     """
     isa, group = layout.isa, layout.isa.k_group
     widths = [(0, layout.full, isa.columns)] if layout.full else []

@@ -1,0 +1,155 @@
+"""I-LayerNorm, one row at a time, rows in parallel (definition: ``relay_ops/layer_norm.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from iseg_tvm.fixed_point import check_range
+from iseg_tvm.kernels.isa import Isa
+from iseg_tvm.kernels.vector import (
+    Buffer,
+    Expr,
+    PrimFunc,
+    T,
+    cast,
+    clamp,
+    flat,
+    kernel,
+    load,
+    scratch,
+    spans,
+    splat,
+    spread,
+    store,
+)
+from relay_ops.layer_norm import BETA_MAX, GAMMA_MAX, root_constant
+from relay_ops.operator import Lowering, LoweringContext
+
+ROWS_PER_TASK = 16
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Shape and constants of one normalisation."""
+
+    isa: Isa
+    rows: int
+    width: int
+    eps: int
+    shift: int
+    center: bool
+    dtype: str
+
+
+def build_layer_norm(norm: LayerNorm, name: str) -> PrimFunc:
+    """``(x, gamma int16, beta int32 with the rounding constant of shift, out)``."""
+    parameters = [
+        ("x", (norm.rows, norm.width), "int16"),
+        ("gamma", (norm.width,), "int16"),
+        ("beta", (norm.width,), "int32"),
+        ("out", (norm.rows, norm.width), norm.dtype),
+    ]
+    with kernel(name, parameters) as (builder, buffers):
+        x = flat(buffers[0], "int16", norm.rows * norm.width)
+        out = flat(buffers[3], norm.dtype, norm.rows * norm.width)
+        with T.parallel(0, -(-norm.rows // ROWS_PER_TASK)) as block:
+            first = T.Bind(block * ROWS_PER_TASK)
+            with T.serial(0, T.min(norm.rows - first, ROWS_PER_TASK)) as row:
+                start = T.Bind((first + row) * norm.width)
+                _emit_row(norm, x, buffers[1], buffers[2], out, start)
+    return builder.get()
+
+
+def _emit_row(
+    norm: LayerNorm, x: Buffer, gamma: Buffer, beta: Buffer, out: Buffer, start: Expr
+) -> None:
+    mean = T.int32(0)
+    if norm.center:
+        total = _emit_sum(norm, "int32", lambda j, n: cast(load(x, start + j, n), "int32", n))
+        mean = T.Bind(T.floordiv(2 * total + norm.width, T.int32(2 * norm.width)))
+
+    def centred(j: Expr, lanes: int) -> Expr:
+        difference = cast(load(x, start + j, lanes), "int32", lanes) - spread(mean, lanes)
+        return T.Bind(clamp(difference, -32767, 32767, "int32", lanes))
+
+    def square(j: Expr, lanes: int) -> Expr:
+        c = centred(j, lanes)
+        return cast(c * c, "int64", lanes)
+
+    energy = T.Bind(_emit_sum(norm, "int64", square) + T.int64(norm.eps))
+    mantissa, shift = _emit_reciprocal_root(energy, root_constant(norm.width))
+    half = T.Bind((T.int32(1) << shift) >> 1)
+
+    def result(j: Expr, lanes: int) -> Expr:
+        product = centred(j, lanes) * spread(mantissa, lanes) + spread(half, lanes)
+        n = T.Bind(clamp(product >> spread(shift, lanes), -32768, 32767, "int32", lanes))
+        u = n * cast(load(gamma, j, lanes), "int32", lanes) + load(beta, j, lanes)
+        if norm.dtype == "int32":
+            return u
+        y = T.Bind(u >> splat(norm.shift, "int32", lanes))
+        return cast(clamp(y, -128, 127, "int32", lanes), "int8", lanes)
+
+    lanes = norm.isa.lanes
+    full, tail = spans(norm.width, lanes)
+    with T.serial(0, full) as j:
+        store(out, start + j * lanes, result(j * lanes, lanes), lanes)
+    with T.serial(tail, norm.width) as j:
+        store(out, start + j, result(j, 1), 1)
+
+
+def _emit_sum(norm: LayerNorm, dtype: str, term: Callable[[Expr, int], Expr]) -> Expr:
+    """Sum of ``term(position, lanes)`` over the row."""
+    lanes = norm.isa.lanes
+    full, tail = spans(norm.width, lanes)
+    sums, total = scratch(lanes, dtype), scratch(1, dtype)
+    store(sums, 0, splat(0, dtype, lanes), lanes)
+    store(total, 0, splat(0, dtype, 1), 1)
+    with T.serial(0, full) as j:
+        store(sums, 0, load(sums, 0, lanes) + term(j * lanes, lanes), lanes)
+    with T.serial(tail, norm.width) as j:
+        store(total, 0, total[0] + term(j, 1), 1)
+    for lane in range(lanes):
+        store(total, 0, total[0] + sums[lane], 1)
+    return T.Bind(total[0])
+
+
+def _emit_reciprocal_root(energy: Expr, root: int) -> tuple[Expr, Expr]:
+    """Steps 4 and 5: (A, 15 - k) as int32 scalars from the int64 energy."""
+    bits = T.Bind(T.int32(64) - cast(T.clz(energy), "int32", 1))
+    k = T.Bind((T.int32(32) - bits) >> 1)
+    up, down = cast(T.max(2 * k, 0), "int64", 1), cast(T.max(-2 * k, 0), "int64", 1)
+    rest = T.Bind((energy << up) >> down)
+    q = T.int64(0)
+    for bit in range(15, -1, -1):
+        trial = T.Bind((q + q + T.int64(1 << bit)) << T.int64(bit))
+        take = T.Bind(rest >= trial)
+        rest = T.Bind(T.Select(take, rest - trial, rest))
+        q = T.Bind(T.Select(take, q + T.int64(1 << bit), q))
+    mantissa = T.Bind(T.truncdiv(T.int32(root << 15), cast(q, "int32", 1)))
+    return mantissa, T.Bind(T.int32(15) - k)
+
+
+def lower_layer_norm(context: LoweringContext) -> Lowering:
+    """Lower ``iseg.layer_norm``."""
+    rows, width = context.types["x"].shape
+    attributes = context.attributes
+    gamma, beta = context.constant("gamma"), context.constant("beta")
+    check_range("gamma", gamma, -GAMMA_MAX, GAMMA_MAX)
+    check_range("beta", beta, -BETA_MAX, BETA_MAX)
+    norm = LayerNorm(
+        isa=context.isa,
+        rows=rows,
+        width=width,
+        eps=int(attributes["eps"]),
+        shift=int(attributes["shift"]),
+        center=bool(attributes["center"]),
+        dtype=str(attributes["dtype"]),
+    )
+    rounding = 0
+    if norm.dtype == "int8" and norm.shift > 0:
+        rounding = 1 << (norm.shift - 1)
+    arguments: list[str | np.ndarray] = ["x", gamma, (beta + rounding).astype(np.int32)]
+    return Lowering(build_layer_norm(norm, "layer_norm"), arguments, context.result)
