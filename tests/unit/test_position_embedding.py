@@ -41,6 +41,12 @@ def test_same_grid_is_the_identity() -> None:
     np.testing.assert_array_equal(resize_position_embedding(x, (3, 7), (3, 7)), x)
 
 
+def test_same_number_of_patches_is_not_resized() -> None:
+    """As the official implementation, which compares numbers of tokens."""
+    x = embedding((2, 6))
+    np.testing.assert_array_equal(resize_position_embedding(x, (2, 6), (3, 4)), x)
+
+
 def test_rows_and_columns_are_not_confused() -> None:
     """A ramp along the columns stays one along the columns of another non-square grid."""
     x = np.tile(np.arange(4, dtype=np.int16) * 1000, 2)[:, None]
