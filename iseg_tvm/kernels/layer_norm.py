@@ -24,6 +24,7 @@ from iseg_tvm.kernels.vector import (
     splat,
     spread,
     store,
+    when,
 )
 from relay_ops.layer_norm import BETA_MAX, GAMMA_MAX, root_constant
 from relay_ops.operator import Lowering, LoweringContext
@@ -121,15 +122,29 @@ def _emit_reciprocal_root(energy: Expr, root: int) -> tuple[Expr, Expr]:
     bits = T.Bind(T.int32(64) - cast(T.clz(energy), "int32", 1))
     k = T.Bind((T.int32(32) - bits) >> 1)
     up, down = cast(T.max(2 * k, 0), "int64", 1), cast(T.max(-2 * k, 0), "int64", 1)
-    rest = T.Bind((energy << up) >> down)
-    q = T.int64(0)
-    for bit in range(15, -1, -1):
-        trial = T.Bind((q + q + T.int64(1 << bit)) << T.int64(bit))
-        take = T.Bind(rest >= trial)
-        rest = T.Bind(T.Select(take, rest - trial, rest))
-        q = T.Bind(T.Select(take, q + T.int64(1 << bit), q))
-    mantissa = T.Bind(T.truncdiv(T.int32(root << 15), cast(q, "int32", 1)))
+    root_of = _emit_isqrt((energy << up) >> down)
+    mantissa = T.Bind(T.truncdiv(T.int32(root << 15), cast(root_of, "int32", 1)))
     return mantissa, T.Bind(T.int32(15) - k)
+
+
+def _emit_isqrt(value: Expr) -> Expr:
+    """``fixed_point.isqrt`` of an int64 scalar below 2**32, digit by digit.
+
+    The state lives in a buffer: bound to variables, TVM's simplifier substitutes 16 nested selects
+    into each other and does not come back.
+    """
+    state = scratch(2, "int64")
+    rest, root = T.int32(0), T.int32(1)
+    store(state, rest, value, 1)
+    store(state, root, T.int64(0), 1)
+    with T.serial(0, 16) as step:
+        bit = T.Bind(cast(T.int32(15) - step, "int64", 1))
+        digit = T.Bind(T.int64(1) << bit)
+        trial = T.Bind((state[root] + state[root] + digit) << bit)
+        with when(state[rest] >= trial):
+            store(state, rest, state[rest] - trial, 1)
+            store(state, root, state[root] + digit, 1)
+    return T.Bind(state[root])
 
 
 def lower_layer_norm(context: LoweringContext) -> Lowering:
