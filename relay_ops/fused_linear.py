@@ -1,14 +1,14 @@
-"""Linear layers with their epilogue: what ``iseg_tvm.passes.fuse_epilogue`` makes of chains of operators.
+"""Linear layers with their epilogue: what the pass ``fuse_epilogue`` makes of chains of operators.
 
-Mathematics and integer definition: the composition of the parts, nothing else. The accumulator never leaves
-the registers of a compiled kernel.
+Mathematics and integer definition: the composition of the parts, nothing else. The accumulator
+never leaves the registers of a compiled kernel.
 
-* ``linear_requantize(x, weight, bias, multiplier, shift) = requantize(linear(x, weight, bias), ...)``
+* ``linear_requantize(x, ..., multiplier, shift) = requantize(linear(x, ...), multiplier, shift)``
 * ``linear_gelu(..., table) = shift_gelu(requantize(linear(...)) as int8, table)``
 * ``linear_residual(..., skip) = residual_add(skip, requantize(linear(...)) as int16)``
-* ``patch_embed_residual(image, ..., skip) = residual_add(skip, requantize(patch_embed(...)) as int16)``; ``skip`` is
-  the position embedding
-* ``matmul_requantize(a, b, multiplier, shift) = requantize(matmul(a, b), ...)``
+* ``patch_embed_residual(image, ..., skip) = residual_add(skip, requantize(patch_embed(...)))``, all
+  int16; ``skip`` is the position embedding
+* ``matmul_requantize(a, b, multiplier, shift) = requantize(matmul(a, b), multiplier, shift)``
 
 Ranges and overflow: those of the parts.
 """
@@ -37,7 +37,7 @@ class Step:
     Attributes
     ----------
     operator : the part
-    tensors : names of its tensors in the fused operator; the empty name is the previous step's result
+    tensors : names of its tensors in the fused operator; empty: the previous step's result
     fixed : attributes that fusion settles; the others keep their names in the fused operator
     """
 
@@ -67,12 +67,25 @@ def _residual() -> Step:
     return Step(residual_add.OPERATOR, ("skip", ""), {})
 
 
-def _lower(name: str) -> Callable[[LoweringContext], Lowering]:
+def _lower(steps: Sequence[Step]) -> Callable[[LoweringContext], Lowering]:
+    """The product's kernel, with the other steps as its epilogue."""
+
     def lower(context: LoweringContext) -> Lowering:
         from iseg_tvm.kernels import gemm
+        from iseg_tvm.kernels.epilogue import Epilogue
 
-        lowering: Lowering = getattr(gemm, f"lower_{name}")(context)
-        return lowering
+        products = {
+            "linear": gemm.lower_linear,
+            "patch_embed": gemm.lower_patch_embed,
+            "matmul": gemm.lower_matmul,
+        }
+        epilogue = Epilogue(
+            dtype=context.result.dtype,
+            post_shift=int(context.attributes["post_shift"]),
+            skip_shift=context.attributes.get("skip_shift"),
+            table="table" in context.types,
+        )
+        return products[steps[0].operator.name](context, epilogue)
 
     return lower
 
@@ -110,7 +123,7 @@ def _fused(name: str, *steps: Step) -> Operator:
             infer=infer,
             reference=compose("reference"),
             forward=compose("forward"),
-            lower=_lower(name),
+            lower=_lower(steps),
         )
     )
 

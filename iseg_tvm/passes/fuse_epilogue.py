@@ -1,8 +1,8 @@
 """Fuse a product with its epilogue: chains of operators become the operators of ``fused_linear``.
 
-``linear -> requantize -> [shift_gelu | residual_add]`` and the like, where every intermediate result
-has one reader, are rewritten to one call, so that accumulators never leave the registers. The
-chains are read from ``fused_linear.STEPS``; the longest that ends at a binding wins.
+``linear -> requantize -> [shift_gelu | residual_add]`` and the like, where every intermediate
+result has one reader, are rewritten to one call, so that accumulators never leave the registers.
+The chains are read from ``fused_linear.STEPS``; the longest that ends at a binding wins.
 """
 
 from __future__ import annotations

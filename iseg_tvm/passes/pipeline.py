@@ -1,0 +1,123 @@
+"""The ordered list of compiler passes, from the readable graph to what TVM's virtual machine runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from iseg_tvm.files import atomic_write
+from iseg_tvm.kernels.isa import Isa
+from iseg_tvm.passes import straight_line
+from iseg_tvm.passes.check_integer_only import check_integer_only
+from iseg_tvm.passes.fuse_epilogue import fuse_epilogue
+from iseg_tvm.passes.lower_operators import lower_operators
+
+Pass = Callable[[tvm.IRModule], tvm.IRModule]
+Phase = tuple[str, Pass]
+
+
+def kernel_phases(isa: Isa) -> list[Phase]:
+    """From operators to kernels and a memory plan."""
+    return [
+        ("fuse_epilogue", fuse_epilogue),
+        ("lower_operators", partial(lower_operators, isa=isa)),
+        ("check_integer_only", check_integer_only),
+        ("to_non_dataflow", relax.transform.ToNonDataflow()),
+        ("remove_purity_checking", relax.transform.RemovePurityChecking()),
+        ("call_tir_rewrite", relax.transform.CallTIRRewrite()),
+        ("plan_memory", relax.transform.StaticPlanBlockMemory()),
+    ]
+
+
+def virtual_machine_phases() -> list[Phase]:
+    """From there to instructions of the virtual machine."""
+    return [
+        ("lower_alloc_tensor", relax.transform.LowerAllocTensor()),
+        ("kill_after_last_use", relax.transform.KillAfterLastUse()),
+        ("lower_runtime_builtin", relax.transform.LowerRuntimeBuiltin()),
+        ("compute_prim_value", relax.transform.ComputePrimValue()),
+        ("shape_lower", relax.transform.VMShapeLower()),
+        ("attach_global_symbol", relax.transform.AttachGlobalSymbol()),
+    ]
+
+
+@dataclass(frozen=True)
+class LoweredModel:
+    """Result of the pipeline.
+
+    Attributes
+    ----------
+    module : ready for ``relax.build(..., relax_pipeline=None)``
+    kernels : names of the kernels in the order ``main`` calls them
+    peak_activation_bytes : size of all activation buffers that the memory plan keeps alive
+    """
+
+    module: tvm.IRModule
+    kernels: tuple[str, ...]
+    peak_activation_bytes: int
+
+
+def lower_model(
+    module: tvm.IRModule, isa: Isa, target: tvm.target.Target, debug_dump: Path | None = None
+) -> LoweredModel:
+    """Run all phases on a module of the frontend.
+
+    Parameters
+    ----------
+    module : graph with weights bound
+    isa : kernel family to generate for
+    target : TVM target
+    debug_dump : folder that receives the module's text after each phase
+
+    Raises
+    ------
+    IsegError
+        An operator has no kernel, or a floating-point type appeared.
+    """
+    with target:
+        planned = _run(module, kernel_phases(isa), debug_dump, 1)
+        kernels, peak = called_kernels(planned), planned_bytes(planned)
+        first = 1 + len(kernel_phases(isa))
+        return LoweredModel(
+            _run(planned, virtual_machine_phases(), debug_dump, first), kernels, peak
+        )
+
+
+def _run(
+    module: tvm.IRModule, phases: Sequence[Phase], debug_dump: Path | None, first: int
+) -> tvm.IRModule:
+    for number, (name, run) in enumerate(phases, start=first):
+        module = run(module)
+        dump(module, debug_dump, number, name)
+    return module
+
+
+def dump(module: tvm.IRModule, folder: Path | None, number: int, name: str) -> None:
+    """Write ``<number>_<name>.py``, the module's text, unless ``folder`` is None."""
+    if folder is not None:
+        with atomic_write(folder / f"{number:02d}_{name}.py") as stream:
+            stream.write(f"{module.script(show_meta=False)}\n".encode())
+
+
+def _calls(module: tvm.IRModule) -> list[Any]:
+    values = [binding.value for binding in straight_line.bindings(module["main"])]
+    return [value for value in values if isinstance(value, tvm.ir.Call)]
+
+
+def called_kernels(module: tvm.IRModule) -> tuple[str, ...]:
+    """Names of the kernels that ``main`` calls, in order."""
+    symbols = [call.op for call in _calls(module) if isinstance(call.op, tvm.ir.GlobalVar)]
+    return tuple(str(symbol.name_hint) for symbol in symbols)
+
+
+def planned_bytes(module: tvm.IRModule) -> int:
+    """Sum of the storages that ``StaticPlanBlockMemory`` laid out in ``main``."""
+    allocate = tvm.ir.Op.get("relax.memory.alloc_storage")
+    sizes = [call.args[0] for call in _calls(module) if call.op == allocate]
+    return sum(int(size[0]) for size in sizes)
