@@ -105,7 +105,7 @@ def lower_argmax_upsample(context: LoweringContext) -> Lowering:
 
 
 def _argmax(scores: Buffer, row: Expr, classes: int) -> Expr:
-    """Lowest index of the largest score of a row, uint8: a maximum and a minimum, both reductions."""
+    """Lowest index of the largest score of a row, uint8, as two reductions: maximum, minimum."""
     state = scratch(2, "int32")
     largest, index = T.int32(0), T.int32(1)
     T.buffer_store(state, T.int32(fp.INT32_MIN), [largest])

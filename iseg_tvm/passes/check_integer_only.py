@@ -15,7 +15,8 @@ from tvm_ffi.structural import structural_walk
 from iseg_tvm.errors import IsegError
 
 _INTEGER = re.compile(r"(u?int|bool|handle|void)")
-_LLVM_FLOAT = re.compile(r"\b(half|bfloat|float|double|fp128|x86_fp80)\b|\bf(add|sub|mul|div|cmp)\b")
+_LLVM_FLOAT = re.compile(r"\b(half|bfloat|float|double|fp128|x86_fp80|f(add|sub|mul|div|cmp))\b")
+_LLVM_HELPERS = 'section ".text.tvm.fp16.conv"'  # in every library of TVM; a call would be found
 _BUG = "this is a bug of iseg-tvm: please report it with the model's configuration"
 
 
@@ -65,10 +66,13 @@ def check_llvm_integer_only(llvm_ir: str) -> None:
     IsegError
         Naming the LLVM function and the instruction.
     """
-    function = "module"
+    function, skipped = "", False
     for line in llvm_ir.splitlines():
         if line.startswith("define"):
             function = line.split("@", 1)[-1].split("(", 1)[0]
+            skipped = _LLVM_HELPERS in line
+        elif line.startswith("}"):
+            function = ""
         code = line.split(";", 1)[0]
-        if not code.startswith(("!", "attributes", "source_filename")) and _LLVM_FLOAT.search(code):
+        if function and not skipped and _LLVM_FLOAT.search(code):
             raise IsegError(f"{function} is not integer-only: {line.strip()}", _BUG)

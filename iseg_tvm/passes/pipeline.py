@@ -1,4 +1,4 @@
-"""The ordered list of compiler passes, from the readable graph to what TVM's virtual machine runs."""
+"""The ordered list of compiler passes: from the readable graph to a module TVM can build."""
 
 from __future__ import annotations
 
