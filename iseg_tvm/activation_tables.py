@@ -35,13 +35,14 @@ def _fixed(scale: float) -> int:
     return max(1, math.floor(scale * 2.0**32 + 0.5))
 
 
-def shift_gelu_table(scale_in: float, scale_out: float) -> np.ndarray:
+def shift_gelu_table(scale_in: float, scale_out: float, zero_point: int = 0) -> np.ndarray:
     """Table of lambda-ShiftGELU: int8 (256,), entry ``x + 128`` for input ``x``.
 
     Parameters
     ----------
     scale_in : real value of one input step, ``lambda / 127``
     scale_out : real value of one output step
+    zero_point : output that stands for 0; the layer after folds it into its bias
 
     Raises
     ------
@@ -56,15 +57,15 @@ def shift_gelu_table(scale_in: float, scale_out: float) -> np.ndarray:
         top = max(v, 0)
         a, b = _exp_shift(v - top), _exp_shift(-top)
         sigmoid = (a << FRACTION) // (a + b)
-        table.append(_round_divide(p * sigmoid, out))
+        table.append(_round_divide(p * sigmoid, out) + zero_point)
     return np.clip(table, -128, 127).astype(np.int8)
 
 
-def gelu_table(scale_in: float, scale_out: float) -> np.ndarray:
-    """Table of the exact GELU ``x * Phi(x)``: int8 (256,), entry ``x + 128`` for input ``x``."""
+def gelu_table(scale_in: float, scale_out: float, zero_point: int = 0) -> np.ndarray:
+    """Table of the exact GELU ``x * Phi(x)``; parameters as of :func:`shift_gelu_table`."""
     step, out = _fixed(scale_in) / 2**32, _fixed(scale_out) / 2**32
     values = [
-        math.floor(0.5 * x * step * (1 + math.erf(x * step / math.sqrt(2))) / out + 0.5)
+        zero_point + math.floor(0.5 * x * step * (1 + math.erf(x * step / math.sqrt(2))) / out + 0.5)
         for x in range(-128, 128)
     ]
     return np.clip(values, -128, 127).astype(np.int8)

@@ -14,8 +14,18 @@ TABLES = {"gelu": gelu_table, "shiftgelu": shift_gelu_table}
 _CANDIDATES = 64
 
 
+LOWEST = -0.17
+"""Both functions stay above it; the int8 range below would be wasted without a zero point."""
+
+
+def output_grid(largest: float) -> tuple[float, int]:
+    """Scale and zero point that spread ``[LOWEST, largest]`` over all 256 output values."""
+    scale = (max(largest, -LOWEST) - LOWEST) / 255
+    return scale, -128 - math.floor(LOWEST / scale + 0.5)
+
+
 def choose_table(
-    inputs: Histogram, activation: str, scale_out: float, least_scale_in: float
+    inputs: Histogram, activation: str, scale_out: float, zero_point: int, least_scale_in: float
 ) -> tuple[float, Array]:
     """Input scale ``lambda / 127`` and table with the least squared error after the activation.
 
@@ -23,7 +33,7 @@ def choose_table(
     ----------
     inputs : histogram of two groups, negative and positive inputs
     activation : ``gelu`` or ``shiftgelu``
-    scale_out : real value of one output step
+    scale_out, zero_point : see :func:`output_grid`
     least_scale_in : smallest scale that the layer before can requantize to
 
     Returns
@@ -38,11 +48,12 @@ def choose_table(
     largest = float(inputs.maximum.max()) or 1.0
     shares = np.arange(1, _CANDIDATES + 1) / _CANDIDATES
     scales = np.maximum(largest * shares / LEVELS, least_scale_in).tolist()
-    tables = [TABLES[activation](scale, scale_out) for scale in scales]
+    tables = [TABLES[activation](scale, scale_out, zero_point) for scale in scales]
     errors = []
     for scale, table in zip(scales, tables, strict=True):
         index = np.clip(np.floor(values / scale + 0.5), -128, 127).astype(np.int64) + 128
-        errors.append(float(((table[index] * scale_out - exact) ** 2) @ weights))
+        found = (table[index].astype(np.float64) - zero_point) * scale_out
+        errors.append(float(((found - exact) ** 2) @ weights))
     best = int(np.argmin(errors))
     return scales[best], tables[best]
 

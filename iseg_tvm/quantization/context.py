@@ -14,6 +14,10 @@ STREAM_PEAK = 12288
 """Calibrated maximum of an int16 tensor: a quarter below 2**14, where requantization saturates."""
 
 
+_CHANNEL_FLOOR = 2.0**-8
+"""Share of a tensor's maximum that every channel is granted, used or not."""
+
+
 class Context:
     """Inputs and outputs of one conversion.
 
@@ -51,6 +55,27 @@ class Context:
         """int8 scale of each group of a site, from the chosen observer."""
         histogram = self.statistics.sites[site]
         return histogram.thresholds(self.options.observer, self.options.percentile) / LEVELS
+
+    def channel_scale(self, site: str) -> Array:
+        """int8 scale of each channel of a site, ``sqrt(site maximum * channel maximum) / 127``.
+
+        Half way (in logarithms) from one scale a tensor to one a channel: the factors move into
+        the next layer's weights (SmoothQuant, Xiao et al. 2023, arXiv 2211.10438, section 4, with
+        migration strength 1/2), and channels that the calibration images use little keep room.
+        """
+        histogram = self.statistics.sites[site]
+        peak = float(histogram.maximum.max())
+        if peak == 0:
+            return np.full(len(histogram.channel_maximum), 1 / LEVELS)
+        options = self.options
+        kept = histogram.thresholds(options.observer, options.percentile).max() / peak
+        channels = np.maximum(histogram.channel_maximum, peak * _CHANNEL_FLOOR)
+        return np.sqrt(peak * channels) * (kept / LEVELS)
+
+    def mean(self, site: str) -> Array:
+        """Mean of each channel of a site."""
+        histogram = self.statistics.sites[site]
+        return histogram.channel_total / histogram.rows
 
     def wide_scale(self, *sites: str, constants: float = 0.0) -> float:
         """int16 scale that holds the maxima of ``sites`` and of ``constants``."""

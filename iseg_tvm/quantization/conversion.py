@@ -15,7 +15,7 @@ from iseg_tvm.models.segmenter import Segmenter
 from iseg_tvm.quantization import layers
 from iseg_tvm.quantization.context import Context
 from iseg_tvm.quantization.layers import Array
-from iseg_tvm.quantization.transformer import convert_blocks, norm_scale
+from iseg_tvm.quantization.transformer import convert_blocks
 
 _INT16_MAX = 2**15 - 1
 
@@ -90,7 +90,8 @@ def _encoder(context: Context, model: Segmenter) -> float:
 def _last_norm(context: Context, site: str, name: str, eps: float, scale_in: float) -> float:
     """Convert a stack's last LayerNorm to int8; returns its output's scale."""
     gamma, beta = context.layer_norm(name)
-    scale = norm_scale(context, site, name)
+    least = float(layers.least_norm_scale(gamma, beta).max())
+    scale = max(float(context.scale(site)[0]), least)
     integer_eps = layers.norm_eps(len(gamma), eps, scale_in)
     context.emit_norm(site, layers.fold_norm(gamma, beta, integer_eps, scale))
     return scale

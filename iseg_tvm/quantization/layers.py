@@ -73,7 +73,12 @@ def accumulator_step(weight: Array, bias: Array, scale_out: Array) -> Array:
 
 
 def quantize_linear(
-    weight: Array, bias: Array, scale_in: Array | float, scale_out: Array | float, dtype: str
+    weight: Array,
+    bias: Array,
+    scale_in: Array | float,
+    scale_out: Array | float,
+    dtype: str,
+    mean_in: Array | None = None,
 ) -> IntegerLinear:
     """Integer constants of ``y = weight x + bias``.
 
@@ -84,11 +89,15 @@ def quantize_linear(
     scale_in : scalar or (K,)
     scale_out : scalar or (N,); every ``step / scale_out`` must be below 1 (see :func:`least_scale`)
     dtype : ``int8`` or ``int16``, of the result
+    mean_in : (K,), mean of the integers ``x_q``; if given, the bias takes up what rounding the
+        weights adds on average (Nagel et al. 2019, arXiv 1906.04721, section 4.2)
     """
     folded = weight * scale_in
     out = np.broadcast_to(np.asarray(scale_out, dtype=np.float64), bias.shape)
     step = accumulator_step(folded, bias, out)
     rounded = np.clip(np.floor(folded / step[:, None] + 0.5), -127, 127)
+    if mean_in is not None:
+        bias = bias + (folded - rounded * step[:, None]) @ mean_in
     integer_bias = np.clip(np.floor(bias / step + 0.5), -limits.BIAS_MAX, limits.BIAS_MAX)
     multiplier, shift, post_shift = dyadic_columns(step / out, dtype)
     return IntegerLinear(
@@ -141,6 +150,12 @@ def norm_eps(width: int, eps: float, scale_in: float) -> int:
 def least_stream_scale(width: int, eps: float) -> float:
     """Scale below which :func:`norm_eps` would have to be cut short."""
     return math.sqrt(width * eps / limits.EPS_MAX)
+
+
+def least_norm_scale(gamma: Array, beta: Array) -> Array:
+    """Smallest output scale of each channel that :func:`fold_norm` can express."""
+    unit = 2.0 ** limits.fraction_bits(len(gamma))
+    return np.maximum(np.abs(gamma) / (unit * limits.GAMMA_MAX), np.abs(beta) / limits.BETA_MAX)
 
 
 def fold_norm(
@@ -235,8 +250,8 @@ def quantize_attention(
     )
 
 
-OUT_RATIO_MIN, OUT_RATIO_MAX = 2.0**-8, 2.0**6
-"""Allowed ``s_v / s_out``: what keeps out_shift and the smallest row's shift in range."""
+OUT_RATIO_MIN, OUT_RATIO_MAX = 0.5, 2.0**6
+"""Allowed ``s_v / s_out``: out_shift in [8, 15], so every row's shift is in range at any N."""
 
 
 def _wide_dyadic(scale: float) -> tuple[int, int]:

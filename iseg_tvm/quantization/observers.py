@@ -32,6 +32,8 @@ class Histogram:
     limit : float64 (groups,), upper edge of the last bin; 0 until a non-zero value was seen
     maximum : float64 (groups,), exact
     channel_maximum : float64 (channels,), exact, of the last axis of what :meth:`update` got
+    channel_total : float64 (channels,), sum of the values
+    rows : how many values a channel had
     """
 
     def __init__(self, groups: int = 1) -> None:
@@ -39,13 +41,19 @@ class Histogram:
         self.limit = np.zeros(groups)
         self.maximum = np.zeros(groups)
         self.channel_maximum = np.zeros(0)
+        self.channel_total = np.zeros(0)
+        self.rows = 0
 
     def update(self, values: Tensor) -> None:
         """Count ``values``, shape (..., channels); groups are equal slices of the channels."""
-        flat = values.detach().reshape(-1, values.shape[-1]).abs()
-        peaks = flat.amax(dim=0).double().numpy()
-        grown = self.channel_maximum if self.channel_maximum.size else np.zeros_like(peaks)
-        self.channel_maximum = np.maximum(grown, peaks)
+        signed = values.detach().reshape(-1, values.shape[-1])
+        flat = signed.abs()
+        if not self.rows:
+            self.channel_maximum = np.zeros(flat.shape[1])
+            self.channel_total = np.zeros(flat.shape[1])
+        self.channel_maximum = np.maximum(self.channel_maximum, flat.amax(dim=0).double().numpy())
+        self.channel_total += signed.double().sum(dim=0).numpy()
+        self.rows += len(flat)
         groups = len(self.limit)
         for g, part in enumerate(flat.chunk(groups, dim=1)):
             self._count(g, part)
@@ -87,6 +95,10 @@ class Histogram:
         """
         found = [self._threshold(g, observer, percentile) for g in range(len(self.limit))]
         return np.array([t if t > 0 else 1.0 for t in found])
+
+    def unclipped(self) -> np.ndarray:
+        """Exact maximum of each group, or 1 where it is 0 (as :meth:`thresholds`)."""
+        return np.where(self.maximum > 0, self.maximum, 1.0)
 
     def _threshold(self, g: int, observer: str, percentile: float) -> float:
         if observer == "minmax" or self.maximum[g] == 0:

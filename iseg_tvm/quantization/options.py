@@ -17,8 +17,9 @@ class QuantizeOptions:
 
     Parameters
     ----------
-    observer : {"percentile", "minmax", "mse"}
-        How clipping thresholds of int8 activations follow from the calibration images.
+    observer : {"minmax", "percentile", "mse"}
+        How clipping thresholds of int8 activations follow from the calibration images. The maximum
+        is best on pretrained encoders: their few huge activations carry meaning.
     percentile : float
         Share of the values inside the grid, in percent, for ``observer="percentile"``.
     activation : {"gelu", "shiftgelu"}
@@ -30,7 +31,7 @@ class QuantizeOptions:
         by default, and they must have it.
     """
 
-    observer: str = "percentile"
+    observer: str = "minmax"
     percentile: float = 99.99
     activation: str = "gelu"
     polynomial: str = "quadratic"

@@ -7,27 +7,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from iseg_tvm import operator_limits as limits
 from iseg_tvm.quantization import layers
-from iseg_tvm.quantization.activation import choose_table
+from iseg_tvm.quantization.activation import choose_table, output_grid
 from iseg_tvm.quantization.context import Context
 from iseg_tvm.quantization.layers import Array
+from iseg_tvm.quantization.observers import LEVELS
 
 SKIP_SHIFT_MAX = 14
 
 
 @dataclass(frozen=True)
 class BlockScales:
-    """Real value of one step of a block's int8 tensors; q, k, v, attention are per head (H,)."""
+    """Real value of one step of a block's int8 tensors.
 
-    norm1: float
+    Per channel: norm1, v, attention, norm2 (D,); per head: q, k, out_ratio (H,). ``out_ratio`` is
+    ``v / attention``, which the operator wants constant in a head. ``zero_point`` is the
+    activation's.
+    """
+
+    norm1: Array
     q: Array
     k: Array
     v: Array
     attention: Array
-    norm2: float
+    out_ratio: Array
+    norm2: Array
     fc1: float
     activation: float
+    zero_point: int
     table: Array
 
 
@@ -82,46 +89,62 @@ def growing_scales(needs: Sequence[float]) -> tuple[list[float], list[int]]:
     return scales, shifts
 
 
-def norm_scale(context: Context, site: str, name: str) -> float:
-    """int8 scale of a LayerNorm's output that its integer constants can express."""
+def norm_scale(context: Context, name: str) -> Array:
+    """int8 scale of each channel of a LayerNorm's output that its constants can express."""
     gamma, beta = context.layer_norm(name)
-    unit = 2.0 ** limits.fraction_bits(len(gamma))
-    least = max(
-        float(np.abs(gamma).max()) / (unit * limits.GAMMA_MAX),
-        float(np.abs(beta).max()) / limits.BETA_MAX,
-    )
-    return max(float(context.scale(site)[0]), least)
+    return np.maximum(context.channel_scale(name), layers.least_norm_scale(gamma, beta))
 
 
 def _block_scales(context: Context, name: str) -> BlockScales:
-    norm1 = norm_scale(context, f"{name}.norm1", f"{name}.norm1")
-    q, k, v = _qkv_scales(context, name, norm1)
-    attention = np.clip(
-        context.scale(f"{name}.attention"), v / layers.OUT_RATIO_MAX, v / layers.OUT_RATIO_MIN
+    norm1 = norm_scale(context, f"{name}.norm1")
+    q, k = _query_key_scales(context, name, norm1)
+    v, attention, ratio = _value_scales(context, name, norm1)
+    norm2 = norm_scale(context, f"{name}.norm2")
+    largest = float(context.scale(f"{name}.activation")[0]) * LEVELS
+    activation, zero_point = output_grid(largest)
+    fc1, table = choose_table(
+        context.statistics.sites[f"{name}.fc1"],
+        context.options.activation,
+        activation,
+        zero_point,
+        layers.least_scale(*context.layer(f"{name}.mlp.fc1"), norm2),
     )
-    norm2 = norm_scale(context, f"{name}.norm2", f"{name}.norm2")
-    activation = float(context.scale(f"{name}.activation")[0])
-    least = layers.least_scale(*context.layer(f"{name}.mlp.fc1"), norm2)
-    histogram = context.statistics.sites[f"{name}.fc1"]
-    fc1, table = choose_table(histogram, context.options.activation, activation, least)
-    return BlockScales(norm1, q, k, v, attention, norm2, fc1, activation, table)
+    return BlockScales(norm1, q, k, v, attention, ratio, norm2, fc1, activation, zero_point, table)
 
 
-def _qkv_scales(context: Context, name: str, scale_in: float) -> tuple[Array, Array, Array]:
+def _query_key_scales(context: Context, name: str, scale_in: Array) -> tuple[Array, Array]:
+    """One scale a head of q, one of k."""
     weight, bias = context.layer(f"{name}.attn.qkv")
     scale = context.scale(f"{name}.qkv")
-    width = len(bias) // len(scale)
-    least = [
-        layers.least_scale(w, b, scale_in)
-        for w, b in zip(
-            weight.reshape(len(scale), width, -1), bias.reshape(len(scale), width), strict=True
-        )
-    ]
-    q, k, v = np.maximum(scale, least).reshape(3, -1)
+    heads, width = len(scale) // 3, len(bias) // len(scale)
+    step = layers.accumulator_step(weight * scale_in, bias, np.zeros(len(bias)))
+    least = step.reshape(len(scale), width).max(axis=1) / layers.BELOW_ONE
+    q, k = np.maximum(scale, least)[: 2 * heads].reshape(2, heads)
     # Logits too large even for the fewest fraction bits: such a softmax is one-hot, so clip q, k.
     over = q * k / layers.largest_logit_scale(context.options.polynomial, width)
     shrink = np.sqrt(np.maximum(over, 1.0))
-    return q / shrink, k / shrink, v
+    return np.maximum(q / shrink, least[:heads]), np.maximum(k / shrink, least[heads : 2 * heads])
+
+
+def _value_scales(context: Context, name: str, scale_in: Array) -> tuple[Array, Array, Array]:
+    """Per channel scales of v and of the attention's output, and their ratio per head.
+
+    Both take the shape of the output's scales: v's rounding errors average out over the tokens.
+    """
+    weight, bias = context.layer(f"{name}.attn.qkv")
+    out = context.channel_scale(f"{name}.attention")
+    channels = len(out)
+    heads = len(context.statistics.sites[f"{name}.attention"].limit)
+    step = layers.accumulator_step(weight * scale_in, bias, np.zeros(len(bias)))[-channels:]
+    histogram = context.statistics.sites[f"{name}.qkv"]
+    kept = context.scale(f"{name}.qkv")[-heads:] / histogram.unclipped()[-heads:]
+    value = histogram.channel_maximum[-channels:] * np.repeat(kept, channels // heads)
+    needed = np.maximum(value, step / layers.BELOW_ONE).reshape(heads, -1)
+    ratio = np.maximum((needed / out.reshape(heads, -1)).max(axis=1), layers.OUT_RATIO_MIN)
+    too_small = np.maximum(ratio / layers.OUT_RATIO_MAX, 1.0)
+    out = (out.reshape(heads, -1) * too_small[:, None]).reshape(-1)
+    ratio = ratio / too_small
+    return out * np.repeat(ratio, channels // heads), out, ratio
 
 
 def _addition_scale(
@@ -129,16 +152,10 @@ def _addition_scale(
 ) -> float:
     """Least stream scale after an addition: for the sum, the branch, and the layer's multiplier."""
     weight, bias = context.layer(f"{name}.{layer}")
-    columns = _per_channel(scale_in, weight.shape[1])
     return max(
         context.wide_scale(f"{name}.{sum_site}", f"{name}.{branch}"),
-        layers.least_scale(weight, bias, columns),
+        layers.least_scale(weight, bias, scale_in),
     )
-
-
-def _per_channel(scale: Array | float, channels: int) -> Array:
-    groups = np.atleast_1d(scale)
-    return np.repeat(groups, channels // len(groups))
 
 
 def _attention(
@@ -148,22 +165,23 @@ def _attention(
     integer_eps = layers.norm_eps(len(gamma), eps, before)
     context.emit_norm(f"{name}.norm1", layers.fold_norm(gamma, beta, integer_eps, s.norm1))
     weight, bias = context.layer(f"{name}.attn.qkv")
-    columns = _per_channel(np.concatenate([s.q, s.k, s.v]), len(bias))
-    context.emit_linear(
-        f"{name}.qkv", layers.quantize_linear(weight, bias, s.norm1, columns, "int8")
-    )
     head_width = len(bias) // (3 * len(s.q))
+    columns = np.concatenate([np.repeat(np.concatenate([s.q, s.k]), head_width), s.v])
+    mean = context.mean(f"{name}.norm1") / s.norm1
+    context.emit_linear(
+        f"{name}.qkv", layers.quantize_linear(weight, bias, s.norm1, columns, "int8", mean)
+    )
     attention = layers.quantize_attention(
-        s.q * s.k, s.v / s.attention, head_width, context.options.polynomial
+        s.q * s.k, s.out_ratio, head_width, context.options.polynomial
     )
     for part in ("exp_multiplier", "exp_shift", "out_multiplier", "out_shift"):
         context.tensors[f"{name}.attention.{part}"] = getattr(attention, part)
     for part in ("fraction_bits", "post_shift"):
         context.scalars[f"{name}.attention.{part}"] = getattr(attention, part)
     weight, bias = context.layer(f"{name}.attn.proj")
-    scale_in = _per_channel(s.attention, weight.shape[1])
+    mean = context.mean(f"{name}.attention") / s.attention
     context.emit_linear(
-        f"{name}.proj", layers.quantize_linear(weight, bias, scale_in, mid, "int16")
+        f"{name}.proj", layers.quantize_linear(weight, bias, s.attention, mid, "int16", mean)
     )
 
 
@@ -172,9 +190,14 @@ def _mlp(context: Context, name: str, s: BlockScales, eps: float, mid: float, af
     integer_eps = layers.norm_eps(len(gamma), eps, mid)
     context.emit_norm(f"{name}.norm2", layers.fold_norm(gamma, beta, integer_eps, s.norm2))
     weight, bias = context.layer(f"{name}.mlp.fc1")
-    context.emit_linear(f"{name}.fc1", layers.quantize_linear(weight, bias, s.norm2, s.fc1, "int8"))
+    mean = context.mean(f"{name}.norm2") / s.norm2
+    context.emit_linear(
+        f"{name}.fc1", layers.quantize_linear(weight, bias, s.norm2, s.fc1, "int8", mean)
+    )
     context.tensors[f"{name}.activation.table"] = s.table
     weight, bias = context.layer(f"{name}.mlp.fc2")
+    mean = context.mean(f"{name}.activation") / s.activation + s.zero_point
+    bias = bias - weight.sum(axis=1) * (s.activation * s.zero_point)
     context.emit_linear(
-        f"{name}.fc2", layers.quantize_linear(weight, bias, s.activation, after, "int16")
+        f"{name}.fc2", layers.quantize_linear(weight, bias, s.activation, after, "int16", mean)
     )
