@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", required=True, type=Path, metavar="DIR", help="the bundle to write"
     )
+    parser.add_argument(
+        "--debug-dump",
+        type=Path,
+        metavar="DIR",
+        help="write the module as text after every phase of the compiler",
+    )
     add_common_arguments(parser)
 
 
@@ -60,7 +66,12 @@ def run(args: argparse.Namespace) -> int:
 
     with progress_bar(args) as progress:
         bundle = compile_bundle(
-            model, target, args.output, image_size=(height, width), progress=progress
+            model,
+            target,
+            args.output,
+            image_size=(height, width),
+            debug_dump=args.debug_dump,
+            progress=progress,
         )
     manifest = bundle.manifest
     values = {
