@@ -56,7 +56,8 @@ def emit_exponential(
     """
     bits = constants.fraction_bits
     scaled = (x + spread(offset, lanes)) >> spread(shift, lanes)
-    t = T.Bind(cast(T.max(scaled, splat(-32768, "int32", lanes)), "int16", lanes))
+    # The upper bound never binds; with it LLVM takes vpackssdw for the whole step.
+    t = T.Bind(cast(clamp(scaled, -32768, 32767, "int32", lanes), "int16", lanes))
     p = T.Bind(splat(0, "int16", lanes) - isa.multiply_high(t, spread(multiplier, lanes), lanes))
     i = T.min(p >> splat(bits, "int16", lanes), splat(LAST_EXPONENT, "int16", lanes))
     fraction = p & splat((1 << bits) - 1, "int16", lanes)
