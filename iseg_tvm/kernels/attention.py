@@ -249,7 +249,7 @@ def lower_attention(context: LoweringContext) -> Lowering:
     tokens, columns = context.types["qkv"].shape
     constants = [context.constant(name) for name in PARAMETERS]
     post_shift = int(context.attributes["post_shift"])
-    check_constants(*constants, post_shift)
+    check_constants(*constants, post_shift=post_shift, tokens=tokens)
     heads = constants[0].shape[0]
     shape = Attention(
         isa=context.isa,

@@ -94,5 +94,3 @@ def emit_epilogue(
     shifted = rounding_shift_right(skip, epilogue.skip_shift, "int16", lanes)
     total = cast(T.Bind(shifted), "int32", lanes) + cast(result, "int32", lanes)
     return cast(clamp(total, -32768, 32767, "int32", lanes), "int16", lanes)
-
-

@@ -216,9 +216,7 @@ def build_matmul(gemm: Gemm, name: str) -> PrimFunc:
         out = flat(buffers[-1], epilogue.dtype, gemm.rows * gemm.columns)
         packed, bias = scratch(layout.size, "int8"), scratch(layout.padded_columns, "int32")
         emit_pack_right(layout, packed, T.int32(0), b, T.int32(0), gemm.inner, 1)
-        emit_right_sums(
-            layout, bias, T.int32(0), b, T.int32(0), gemm.inner, 1, -isa.a_offset
-        )
+        emit_right_sums(layout, bias, T.int32(0), b, T.int32(0), gemm.inner, 1, -isa.a_offset)
         if scales:
             with T.serial(0, columns) as n:
                 store(bias, n, bias[n] + buffers[2][n], 1)

@@ -14,6 +14,7 @@ from iseg_tvm.kernels.vector import (
     Expr,
     T,
     cast,
+    clamp,
     load,
     scratch,
     spans,
@@ -113,9 +114,7 @@ def emit_row(
 
     def exponentials(position: Expr, width: int) -> Expr:
         x = load(logits, start + position, width)
-        e = T.Bind(
-            emit_exponential(isa, constants, x, offset, exp_shift, multiplier, width)
-        )
+        e = T.Bind(emit_exponential(isa, constants, x, offset, exp_shift, multiplier, width))
         packed = cast(e - splat(weight_offset, "int16", width), isa.a_dtype, width)
         store(weights, weight_start + position, packed, width)
         return cast(e, "int32", width)

@@ -13,9 +13,7 @@ Tile = Callable[[Expr, int, Expr, int, int], None]
 """(first row, rows, panel, panel width, real columns of the panel): emits one tile."""
 
 
-def emit_tiles(
-    layout: PanelLayout, present: Expr, rest: int, is_last: Expr, tile: Tile
-) -> None:
+def emit_tiles(layout: PanelLayout, present: Expr, rest: int, is_last: Expr, tile: Tile) -> None:
     """Visit every panel, and within it every row tile of the block.
 
     Parameters
