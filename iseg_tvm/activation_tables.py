@@ -65,7 +65,8 @@ def gelu_table(scale_in: float, scale_out: float, zero_point: int = 0) -> np.nda
     """Table of the exact GELU ``x * Phi(x)``; parameters as of :func:`shift_gelu_table`."""
     step, out = _fixed(scale_in) / 2**32, _fixed(scale_out) / 2**32
     values = [
-        zero_point + math.floor(0.5 * x * step * (1 + math.erf(x * step / math.sqrt(2))) / out + 0.5)
+        zero_point
+        + math.floor(0.5 * x * step * (1 + math.erf(x * step / math.sqrt(2))) / out + 0.5)
         for x in range(-128, 128)
     ]
     return np.clip(values, -128, 127).astype(np.int8)
