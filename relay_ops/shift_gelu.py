@@ -17,9 +17,12 @@ Integer definition: ``y = table[x + 128]``, int8 -> int8. The tables
   t log2 e), ``i = -t' >> 16``, ``f = -t' & 65535``, ``(2**16 - (f >> 1)) >> i``
   (``2**-f ~ 1 - f/2``). ``top = max(v, 0)``; ``a = exp2_shift(v - top)``;
   ``b = exp2_shift(-top)``; ``sigmoid = (a * 2**16) // (a + b)``;
-  ``y = sat8(round(p * sigmoid / s_out))``, rounded half up.
-* ``gelu_table`` - the exact GELU (erf), rounded half up; computed once when a model is quantized
-  and stored.
+  ``y = sat8(round(p * sigmoid / s_out) + zero_point)``, rounded half up.
+* ``gelu_table`` - the exact GELU (erf), rounded half up, plus ``zero_point``; computed once when a
+  model is quantized and stored.
+
+The zero point spreads the results, all above -0.17, over the whole of int8; the layer after has it
+folded into its bias.
 
 Overflow: tables are built with Python integers (unbounded); the kernel only loads bytes.
 """

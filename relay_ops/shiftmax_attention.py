@@ -85,6 +85,7 @@ def check_constants(
     exp_shift: np.ndarray,
     out_multiplier: np.ndarray,
     out_shift: np.ndarray,
+    *,
     post_shift: int,
     tokens: int = TOKENS_MAX,
 ) -> None:
@@ -147,7 +148,8 @@ def reference(
 ) -> np.ndarray:
     """Normative: int8 (N, 3 H d) -> int8 (N, H d)."""
     tokens, columns = qkv.shape
-    check_constants(exp_multiplier, exp_shift, out_multiplier, out_shift, post_shift, tokens)
+    constants = exp_multiplier, exp_shift, out_multiplier, out_shift
+    check_constants(*constants, post_shift=post_shift, tokens=tokens)
     fp.check_range("fraction_bits", fraction_bits, FRACTION_BITS_MIN, FRACTION_BITS_MAX)
     heads = exp_multiplier.shape[0]
     fp.check_range("head width", columns // (3 * heads), 1, HEAD_WIDTH_MAX)

@@ -194,10 +194,10 @@ def test_row_shift_bounds(post_shift: int) -> None:
             sure = min(shifts) >= 0 and maximum_row_shift(out_shift, post_shift) <= 24
             assert maximum_row_shift(out_shift, post_shift) - max(shifts) in (0, 1)
             if sure:
-                attention.check_constants(*one, *out, post_shift)
+                attention.check_constants(*one, *out, post_shift=post_shift)
             else:
                 with pytest.raises(fp.RangeError, match="row shift"):
-                    attention.check_constants(*one, *out, post_shift)
+                    attention.check_constants(*one, *out, post_shift=post_shift)
 
 
 def test_int32_holds_the_worst_row() -> None:

@@ -77,6 +77,19 @@ def test_ends_and_zero(build: object) -> None:
     assert -1 <= table[0] <= 0
 
 
+@pytest.mark.parametrize("zero_point", [-128, -118, 5])
+@pytest.mark.parametrize("build", [gelu_table, shift_gelu_table])
+def test_zero_point_shifts_before_saturation(build: object, zero_point: int) -> None:
+    scale, fine = 4.0 / 127, 4.2 / 255
+    plain = [build(scale, fine)[128 - 60], build(scale, fine)[128], build(scale, fine)[128 + 20]]  # type: ignore[operator]
+    table = build(scale, fine, zero_point)  # type: ignore[operator]
+    moved = [table[128 - 60], table[128], table[128 + 20]]
+    assert moved == [max(int(v) + zero_point, -128) for v in plain]
+    if zero_point == -118:  # room for 4 / fine = 243 steps that a symmetric grid would not have
+        assert 127 > table[254] > table[250]
+        assert build(scale, fine)[250] == 127  # type: ignore[operator]
+
+
 @pytest.mark.parametrize("build", [gelu_table, shift_gelu_table])
 def test_tiny_output_step_saturates(build: object) -> None:
     table = build(1.0, 1e-30)  # type: ignore[operator]
