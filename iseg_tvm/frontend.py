@@ -88,6 +88,9 @@ class _Translator:
         # Relax wants the image first; torch.export lists buffers before inputs.
         parameters.sort(key=lambda v: str(v.name) in self.weights)
         calls = [n for n in nodes if n.op == "call_function"]
+        foreign = [str(n.target) for n in calls if not self._is_known(n.target)]
+        if foreign:
+            raise IsegError(f"the traced model calls {foreign[0]}, which is no integer operator")
         result = next(n for n in nodes if n.op == "output").args[0][0]
         with self.builder.function("main", parameters):
             with self.builder.dataflow():
@@ -118,16 +121,17 @@ class _Translator:
                 return name if name.endswith(operator) else f"{name}_{operator}"
         return operator
 
+    def _is_known(self, target: Any) -> bool:
+        return target in self.handlers or getattr(target, "namespace", "") == "iseg"
+
     def _call(self, node: fx.Node) -> Expr:
         if node.target in self.handlers:
             return self.handlers[node.target](node)
-        if isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "iseg":
-            operator = OPERATORS[node.target._opname]
-            count = len(operator.tensors)
-            tensors = [self.values[argument] for argument in node.args[:count]]
-            values = dict(zip(operator.attributes, node.args[count:], strict=True))
-            return graph_ops.call(operator.name, tensors, values)
-        raise IsegError(f"the traced model calls {node.target}, which is no integer operator")
+        operator = OPERATORS[node.target._opname]
+        count = len(operator.tensors)
+        tensors = [self.values[argument] for argument in node.args[:count]]
+        values = dict(zip(operator.attributes, node.args[count:], strict=True))
+        return graph_ops.call(operator.name, tensors, values)
 
     def _concatenate(self, node: fx.Node) -> Expr:
         return relax.op.concat([self.values[argument] for argument in node.args[0]], axis=0)

@@ -79,8 +79,12 @@ def _infer_type(graph_call: Expr, _builder: Any) -> relax.TensorType:
     operator = operator_of(graph_call)
     if operator is None:
         raise OperatorError(f"{graph_call.op} is not an operator of relay_ops")
-    specs = [tensor_spec(argument.ty) for argument in graph_call.args]
-    return relax_type(operator.infer_types(specs, attributes_of(graph_call)))
+    try:
+        specs = [tensor_spec(argument.ty) for argument in graph_call.args]
+        return relax_type(operator.infer_types(specs, attributes_of(graph_call)))
+    except OperatorError as error:
+        # TVM carries only Python's own exception types across its C++ frames.
+        raise ValueError(str(error)) from None
 
 
 def register_graph_ops() -> None:

@@ -1,4 +1,4 @@
-"""The element-wise kernels, the argmax and the row copies equal their references, edges included."""
+"""Element-wise kernels, argmax and row copies equal their references, edges included."""
 
 from __future__ import annotations
 
@@ -53,7 +53,12 @@ def test_table() -> None:
 
 @pytest.mark.parametrize(
     ("height", "width", "patch", "classes", "dtype"),
-    [(5, 3, 4, 1, "int16"), (33, 50, 16, 150, "int32"), (7, 7, 1, 256, "int16"), (1, 9, 2, 5, "int32")],
+    [
+        (5, 3, 4, 1, "int16"),
+        (33, 50, 16, 150, "int32"),
+        (7, 7, 1, 256, "int16"),
+        (1, 9, 2, 5, "int32"),
+    ],
 )
 def test_argmax_upsample(height: int, width: int, patch: int, classes: int, dtype: str) -> None:
     shape = (-(-height // patch) * -(-width // patch), classes)
