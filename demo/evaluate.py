@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from demo.photographs import CLASSES, IGNORE, demo_photo
+from demo.photo import demo_photo
+from demo.photographs import CLASSES, IGNORE
 from demo.scenes import scene
 from iseg_tvm.errors import IsegError
 from iseg_tvm.models.checkpoint import load_checkpoint

@@ -147,11 +147,11 @@ CUTOUTS: dict[str, tuple[Cutout, ...]] = {
     ),
 }
 
-_FULL = ((-9, -9), (999, -9), (999, 999), (-9, 999))
+EVERYWHERE = ((-9, -9), (999, -9), (999, 999), (-9, 999))
 LABELLED_PARTS: dict[str, tuple[LabelledPart, ...]] = {
     "train": (
         LabelledPart("china", (0, 0, 230, 427), (
-            ("ignore", _FULL),
+            ("ignore", EVERYWHERE),
             ("sky", ((0, 0), (230, 0), (230, 190), (0, 190))),
             ("building", ((193, 30), (214, 30), (230, 60), (230, 400), (150, 350), (75, 335),
                           (64, 265), (95, 245), (85, 178), (97, 120), (97, 106), (190, 68))),
@@ -160,69 +160,47 @@ LABELLED_PARTS: dict[str, tuple[LabelledPart, ...]] = {
                         (230, 427), (0, 427))),
         )),
         LabelledPart("flower", (0, 0, 306, 362), (
-            ("plants", _FULL),
+            ("plants", EVERYWHERE),
             ("flower", ((306, 85), (262, 97), (215, 115), (188, 145), (176, 170), (168, 215),
                         (180, 280), (205, 315), (250, 350), (306, 359))),
         )),
         LabelledPart("chelsea", (0, 0, 256, 300), (
-            ("fur", _FULL),
+            ("fur", EVERYWHERE),
             ("ignore", ((0, 0), (42, 0), (32, 60), (36, 105), (0, 135))),
         )),
         LabelledPart("camera", (150, 0, 512, 210), (
-            ("ignore", _FULL),
+            ("ignore", EVERYWHERE),
             ("sky", ((150, 0), (512, 0), (512, 110), (290, 130), (262, 90), (210, 50),
                      (160, 80), (150, 100))),
         )),
         LabelledPart("coffee", (425, 105, 600, 400), (
-            ("wood", _FULL),
+            ("wood", EVERYWHERE),
             ("ignore", ((425, 105), (455, 135), (478, 190), (484, 235), (470, 290), (425, 350))),
         )),
     ),
 }  # fmt: skip
 
 
-# The demo photograph, coarsely: fur and plants; deep shade and the border between are left out.
-DEMO_PHOTO = Path(__file__).parent / "photo.jpg"
-_DEMO_POLYGONS: tuple[tuple[str, Polygon], ...] = (
-    ("plants", _FULL),
-    ("ignore", ((255, 375), (385, 385), (480, 470), (480, 512), (330, 512), (240, 440))),
-    ("fur", ((0, 0), (425, 0), (452, 75), (500, 58), (508, 90), (470, 135), (490, 190),
-             (465, 235), (420, 258), (385, 265), (345, 310), (325, 345), (385, 345), (340, 388),
-             (290, 390), (255, 375), (200, 375), (160, 340), (110, 300), (70, 280), (0, 262))),
-    ("ignore", ((0, 255), (90, 270), (200, 350), (250, 420), (240, 445), (190, 400), (100, 320),
-                (70, 290), (0, 287))),
-)  # fmt: skip
-
-
-def _draw_classes(
+def draw_classes(
     size: tuple[int, int], origin: Point, polygons: tuple[tuple[str, Polygon], ...]
 ) -> Image.Image:
-    """Return the 8-bit class map of coarse polygons; `size` is width and height."""
+    """Return the 8-bit class map of coarse polygons, drawn in order.
+
+    Parameters
+    ----------
+    size : tuple of int
+        Width and height.
+    origin : tuple of int
+        What to subtract from the polygons' x and y.
+    polygons : tuple
+        Class names, or ``"ignore"``, and corners.
+    """
     classes = Image.new("L", size, IGNORE)
     draw = ImageDraw.Draw(classes)
     for label, polygon in polygons:
         value = IGNORE if label == "ignore" else CLASSES.index(label)
         draw.polygon([(x - origin[0], y - origin[1]) for x, y in polygon], fill=value)
     return classes
-
-
-def demo_photo(side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the demo photograph and its coarse class map.
-
-    Parameters
-    ----------
-    side : int
-        Height and width in pixels to which both are resized.
-
-    Returns
-    -------
-    tuple of numpy.ndarray
-        Image of shape (side, side, 3) and class map of shape (side, side), uint8.
-    """
-    picture = Image.open(DEMO_PHOTO).convert("RGB")
-    classes = _draw_classes(picture.size, (0, 0), _DEMO_POLYGONS)
-    picture = picture.resize((side, side), Image.Resampling.BILINEAR)
-    return np.asarray(picture), np.asarray(classes.resize((side, side), Image.Resampling.NEAREST))
 
 
 @functools.cache
@@ -306,4 +284,4 @@ def cut(cutout: Cutout) -> tuple[Image.Image, Image.Image]:
 def labelled(part: LabelledPart) -> tuple[Image.Image, Image.Image]:
     """Return a part of a photograph and its coarse class map (8-bit, 255 is not labelled)."""
     picture = Image.fromarray(crop(part.photo, part.box))
-    return picture, _draw_classes(picture.size, part.box[:2], part.polygons)
+    return picture, draw_classes(picture.size, part.box[:2], part.polygons)

@@ -62,14 +62,12 @@ def _ragged(mask: np.ndarray, rng: np.random.Generator, amount: float) -> np.nda
     )
 
 
-def _blob(size: Size, rng: np.random.Generator, radius: float, centre: np.ndarray) -> np.ndarray:
+def _blob(rng: np.random.Generator, radius: float, centre: np.ndarray) -> np.ndarray:
     """Return the outline of a smooth or cornered closed shape, shape (P, 2)."""
     corners = int(rng.choice((4, 5, 7, 64), p=(0.15, 0.1, 0.1, 0.65)))
-    angle = (
-        np.sort(rng.uniform(0, 2 * math.pi, corners))
-        if corners < 64
-        else np.linspace(0, 2 * math.pi, corners, endpoint=False)
-    )
+    angle = np.linspace(0, 2 * math.pi, corners, endpoint=False)
+    if corners < 64:
+        angle = np.sort(rng.uniform(0, 2 * math.pi, corners))
     wave = sum(
         rng.uniform(0, 0.3 / k) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in range(1, 5)
     )
@@ -89,7 +87,7 @@ def _somewhere(canvas: _Canvas, low: float = 0.0, high: float = 1.0) -> np.ndarr
 def _patch(canvas: _Canvas, label: str, radius: float, centre: np.ndarray) -> None:
     """Paint a free shape of one class."""
     rng = canvas.rng
-    mask = _drawn(canvas.size, _blob(canvas.size, rng, radius, centre))
+    mask = _drawn(canvas.size, _blob(rng, radius, centre))
     if label in {"fur", "plants"} or rng.random() < 0.15:
         mask = _ragged(mask, rng, rng.uniform(1, 4))
     canvas.paint(mask, canvas.fill(label), label)

@@ -1,9 +1,9 @@
 """Train the demo model: a small Segmenter on generated scenes, on the processor.
 
 ``python -m demo.train`` repeats the shipped run; ``--resume`` goes on after an interruption.
-Most steps see windows of 128 x 128 pixels, a quarter of the cost of a scene: such a window keeps
-its place in the position embeddings, so that distances mean the same as in the last steps, which
-see whole scenes.
+Most steps see small windows of many scenes, the last ones whole scenes, always the same number of
+pixels. A window keeps its place in the position embeddings, so that distances mean the same in
+all of them.
 """
 
 from __future__ import annotations
@@ -24,33 +24,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from demo.evaluate import HELD_OUT_SEEDS, figures, held_out_figures
+from demo.model import PATCH, SIZE, demo_config, frequency_filters, window_scores
 from demo.photographs import CLASSES, IGNORE
 from demo.scenes import photograph_part, scene
 from iseg_tvm.errors import IsegError
 from iseg_tvm.files import atomic_write
 from iseg_tvm.models.checkpoint import save_checkpoint
-from iseg_tvm.models.config import DecoderConfig, EncoderConfig, SegmenterConfig
 from iseg_tvm.models.segmenter import Segmenter, build_segmenter
 
 HERE = Path(__file__).parent
-SIZE = 256
-WINDOW = 128
-PATCH = 8
+# The mask decoder's LayerNorm bounds its scores: sharpened, they can say that a class is certain.
+SHARPNESS = 3.0
+# Side of the windows, and the share of the steps after which the next side follows.
+STAGES = ((64, 0.6), (128, 0.88), (SIZE, 1.0))
 _LOG = logging.getLogger("demo.train")
-
-
-def demo_config() -> SegmenterConfig:
-    """Return the configuration of the demo model."""
-    return SegmenterConfig(
-        encoder=EncoderConfig(
-            name="vit_demo_patch8_256", patch_size=PATCH, embed_dim=192, depth=5, num_heads=3
-        ),
-        decoder=DecoderConfig(name="mask_transformer", num_layers=1, num_heads=3),
-        num_classes=len(CLASSES),
-        image_size=(SIZE, SIZE),
-        l2_norm=False,  # the integer model has none
-        dataset="demo",
-    )
 
 
 def _pool_entry(index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -127,35 +114,6 @@ def patch_shares(labels: np.ndarray) -> Tensor:
     return functional.avg_pool2d(one_hot.permute(0, 3, 1, 2), PATCH)
 
 
-def window_scores(model: Segmenter, images: np.ndarray, place: tuple[int, int]) -> Tensor:
-    """Run a model on windows of scenes, with the position embeddings of their place.
-
-    Parameters
-    ----------
-    model : Segmenter
-        The model.
-    images : numpy.ndarray
-        Shape (B, side, side, 3), uint8.
-    place : tuple of int
-        Row and column of the window in patches.
-
-    Returns
-    -------
-    Tensor
-        Shape (B, classes, rows, columns), float32.
-    """
-    encoder, side = model.encoder, images.shape[1] // PATCH
-    grid = SIZE // PATCH
-    patches = encoder.patch_embed(model.normalize_uint8(images)).flatten(1, 2)
-    positions = encoder.pos_embed[:, 1:].unflatten(1, (grid, grid))
-    top, left = place
-    positions = positions[:, top : top + side, left : left + side].flatten(1, 2)
-    first = (encoder.cls_token + encoder.pos_embed[:, :1]).expand(len(images), -1, -1)
-    tokens = encoder.blocks(torch.cat([first, patches + positions], dim=1))
-    masks = model.decoder(encoder.norm(tokens)[:, 1:])
-    return masks.transpose(1, 2).unflatten(2, (side, side))
-
-
 def learning_rate(step: int, steps: int, peak: float) -> float:
     """Return the rate of a step: linear warm-up over 5 %, then half a cosine down to 1 %."""
     warm = max(1, steps // 20)
@@ -179,6 +137,11 @@ def train(args: argparse.Namespace) -> Segmenter:
     pool = scene_pool(args.scenes, args.work)
     model = build_segmenter(demo_config(), seed=args.seed)
     model.set_fused_attention(True)
+    with torch.no_grad():
+        first = model.encoder.patch_embed.proj
+        weights, biases = frequency_filters(pool[0][:64], first.out_channels)
+        first.weight.copy_(weights)
+        first.bias.copy_(biases)
     optimizer = _optimizer(model, 0.05)
     state_file, start, spent = args.work / "state.pt", 0, 0.0
     if args.resume:
@@ -189,17 +152,15 @@ def train(args: argparse.Namespace) -> Segmenter:
         optimizer.load_state_dict(state["optimizer"])
         start, spent = state["step"], state["seconds"]
     model.train()
-    small_steps = args.steps - args.full_steps
     began, losses = time.monotonic() - spent, []
     for step in range(start, args.steps):
         # A generator a step: a resumed run sees the very batches that it would have seen.
         rng = np.random.default_rng([args.seed, step])
-        side, batch = (
-            (WINDOW, args.batch) if step < small_steps else (SIZE, max(1, args.batch // 4))
-        )
+        side = next(side for side, end in STAGES if step < end * args.steps)
+        batch = max(1, args.pixels // side**2)
         images, labels, place = draw_batch(pool, rng, batch, side)
         shares = patch_shares(labels)
-        scores = window_scores(model, images, place)
+        scores = SHARPNESS * window_scores(model, images, place)
         loss = -(shares * scores.log_softmax(dim=1)).sum() / shares.sum()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args.steps, args.rate)
@@ -213,7 +174,7 @@ def train(args: argparse.Namespace) -> Segmenter:
             _LOG.info(
                 "step %d/%d side %d loss %.4f rate %.2e %.0f s",
                 *(step + 1, args.steps, side, np.mean(losses)),
-                *(optimizer.param_groups[0]["lr"], seconds),
+                *(learning_rate(step, args.steps, args.rate), seconds),
             )
             losses = []
         if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
@@ -230,10 +191,9 @@ def train(args: argparse.Namespace) -> Segmenter:
 def main() -> int:
     """Train the demo model; write checkpoint, figures and log."""
     parser = argparse.ArgumentParser(prog="python -m demo.train", description=__doc__)
-    parser.add_argument("--steps", type=int, default=1400, help="optimizer steps")
-    parser.add_argument("--full-steps", type=int, default=200, help="last steps, on whole scenes")
-    parser.add_argument("--batch", type=int, default=16, help="windows a step (scenes: a quarter)")
-    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--steps", type=int, default=1200, help="optimizer steps")
+    parser.add_argument("--pixels", type=int, default=131072, help="pixels a step")
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--scenes", type=int, default=3000, help="size of the training pool")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -255,8 +215,8 @@ def main() -> int:
         model = train(args)
         save_checkpoint(model, args.output / "checkpoint")
         record = {
-            "seed": args.seed, "steps": args.steps, "full_steps": args.full_steps,
-            "batch": args.batch, "rate": args.rate, "scenes": args.scenes,
+            "seed": args.seed, "steps": args.steps,
+            "pixels": args.pixels, "rate": args.rate, "scenes": args.scenes,
             "training_seconds": round(args.seconds), "threads": args.threads,
             "parameters": sum(p.numel() for p in model.parameters()),
             "versions": {"python": platform.python_version(), "torch": torch.__version__,

@@ -8,6 +8,8 @@ import torch
 
 from demo import photographs
 from demo.evaluate import confusion, iou, mean_iou
+from demo.model import PATCH, SIZE, demo_config, frequency_filters, window_scores
+from demo.photo import demo_photo
 from demo.photographs import (
     CLASSES,
     CUTOUTS,
@@ -21,7 +23,7 @@ from demo.photographs import (
     photograph,
 )
 from demo.scenes import photograph_part, scene
-from demo.train import SIZE, demo_config, draw_batch, learning_rate, patch_shares, window_scores
+from demo.train import draw_batch, learning_rate, patch_shares
 from iseg_tvm.errors import IsegError
 from iseg_tvm.models.segmenter import build_segmenter
 
@@ -172,3 +174,22 @@ def test_learning_rate_warms_up_and_ends_low() -> None:
     assert max(rates) == rates[5] == 1.0
     assert rates == [*rates[:5], *sorted(rates[5:], reverse=True)]
     assert rates[-1] < 0.02
+
+
+def test_frequency_filters_whiten_patches() -> None:
+    images = np.stack([scene("train", seed, (SIZE, SIZE))[0] for seed in range(2)])
+    weights, biases = frequency_filters(images, 128)
+    assert weights.shape == (128, 3, PATCH, PATCH)
+    batch = torch.from_numpy(images / 127.5 - 1).float().permute(0, 3, 1, 2)
+    found = torch.nn.functional.conv2d(batch, weights, biases, stride=PATCH)
+    torch.testing.assert_close(found.mean((0, 2, 3)), torch.zeros(128), rtol=0, atol=1e-3)
+    spread = found.std((0, 2, 3))
+    assert spread.max() < 1.01
+    assert spread[0] > 0.99  # mean brightness: far above the grain that is not amplified
+
+
+def test_demo_photograph_has_coarse_labels() -> None:
+    image, labels = demo_photo(256)
+    assert image.shape == (256, 256, 3)
+    assert labels.shape == (256, 256)
+    assert {CLASSES[v] for v in np.unique(labels) if v != IGNORE} == {"fur", "plants"}
