@@ -25,16 +25,20 @@ def output_grid(largest: float) -> tuple[float, int]:
 
 
 def choose_table(
-    inputs: Histogram, activation: str, scale_out: float, zero_point: int, least_scale_in: float
+    inputs: Histogram, activation: str, scale_out: float, zero_point: int, least: float
 ) -> tuple[float, Array]:
     """Input scale ``lambda / 127`` and table with the least squared error after the activation.
+
+    Only negative inputs are clipped freely: their outputs vanish. Positive ones stay whole, because
+    the squared error underrates the rare, huge activations that later layers rely on.
 
     Parameters
     ----------
     inputs : histogram of two groups, negative and positive inputs
     activation : ``gelu`` or ``shiftgelu``
     scale_out, zero_point : see :func:`output_grid`
-    least_scale_in : smallest scale that the layer before can requantize to
+    least : smallest scale to consider: what holds the positive inputs, and what the layer before
+        can requantize to
 
     Returns
     -------
@@ -45,9 +49,8 @@ def choose_table(
     used = weights > 0
     values, weights = values[used], weights[used]
     exact = values * 0.5 * (1 + _erf(values / math.sqrt(2)))
-    largest = float(inputs.maximum.max()) or 1.0
-    shares = np.arange(1, _CANDIDATES + 1) / _CANDIDATES
-    scales = np.maximum(largest * shares / LEVELS, least_scale_in).tolist()
+    largest = max(float(inputs.maximum.max()) / LEVELS, least)
+    scales = np.linspace(least, largest, _CANDIDATES).tolist()
     tables = [TABLES[activation](scale, scale_out, zero_point) for scale in scales]
     errors = []
     for scale, table in zip(scales, tables, strict=True):

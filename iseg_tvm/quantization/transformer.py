@@ -102,13 +102,10 @@ def _block_scales(context: Context, name: str) -> BlockScales:
     norm2 = norm_scale(context, f"{name}.norm2")
     largest = float(context.scale(f"{name}.activation")[0]) * LEVELS
     activation, zero_point = output_grid(largest)
-    fc1, table = choose_table(
-        context.statistics.sites[f"{name}.fc1"],
-        context.options.activation,
-        activation,
-        zero_point,
-        layers.least_scale(*context.layer(f"{name}.mlp.fc1"), norm2),
-    )
+    positive = float(context.scale(f"{name}.fc1")[1])
+    least = max(positive, layers.least_scale(*context.layer(f"{name}.mlp.fc1"), norm2))
+    inputs = context.statistics.sites[f"{name}.fc1"]
+    fc1, table = choose_table(inputs, context.options.activation, activation, zero_point, least)
     return BlockScales(norm1, q, k, v, attention, ratio, norm2, fc1, activation, zero_point, table)
 
 
