@@ -67,10 +67,11 @@ def build_layer_norm(norm: LayerNorm, name: str) -> PrimFunc:
 def _emit_row(
     norm: LayerNorm, x: Buffer, gamma: Buffer, beta: Buffer, out: Buffer, start: Expr
 ) -> None:
-    mean = T.int32(0)
+    mean, rest = T.int32(0), T.int32(0)
     if norm.center:
         total = _emit_sum(norm, "int32", lambda j, n: cast(load(x, start + j, n), "int32", n))
         mean = T.Bind(T.floordiv(2 * total + norm.width, T.int32(2 * norm.width)))
+        rest = T.Bind(total - norm.width * mean)
 
     def centred(j: Expr, lanes: int) -> Expr:
         difference = cast(load(x, start + j, lanes), "int32", lanes) - spread(mean, lanes)
@@ -80,9 +81,13 @@ def _emit_row(
         c = centred(j, lanes)
         return cast(c * c, "int64", lanes)
 
-    energy = T.Bind(_emit_sum(norm, "int64", square) + T.int64(norm.eps))
+    excess = T.floordiv(rest * rest, T.int32(norm.width))
+    offset = T.int64(norm.eps) - cast(excess, "int64", 1)
+    energy = T.Bind(_emit_sum(norm, "int64", square) + offset)
     mantissa, shift = _emit_reciprocal_root(energy, root_constant(norm.width))
-    half = T.Bind((T.int32(1) << shift) >> 1)
+    # The mean's fraction joins the rounding constant: it costs nothing per element.
+    fraction = T.floordiv(rest * mantissa, T.int32(norm.width))
+    half = T.Bind(((T.int32(1) << shift) >> 1) - fraction)
 
     def result(j: Expr, lanes: int) -> Expr:
         product = centred(j, lanes) * spread(mantissa, lanes) + spread(half, lanes)

@@ -82,11 +82,12 @@ def layer_norm(
     def one(row: Vector) -> Vector:
         mean = (2 * sum(row) + width) // (2 * width) if center else 0
         c = [min(max(v - mean, -32767), 32767) for v in row]
-        energy = sum(v * v for v in c) + eps
+        r = sum(row) - width * mean if center else 0
+        energy = sum(v * v for v in c) - r * r // width + eps
         k = (32 - energy.bit_length()) // 2
         scaled = energy * 4**k if k >= 0 else energy // 4**-k
         a = root * 2**15 // math.isqrt(scaled)
-        n = [sat(rshr(v * a, 15 - k), 16) for v in c]
+        n = [sat(rshr(v * a - r * a // width, 15 - k), 16) for v in c]
         u = [v * g + b for v, g, b in zip(n, gamma, beta, strict=True)]
         return u if dtype == "int32" else [sat(rshr(v, shift), 8) for v in u]
 

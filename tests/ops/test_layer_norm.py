@@ -129,7 +129,7 @@ def test_quotient_error(width: int) -> None:
     assert (error <= np.abs(exact) * 2.0**-14 + unit / 2).all()
 
 
-@pytest.mark.parametrize(("sigma", "bound"), [(30, 0.025), (100, 0.008), (1000, 0.003)])
+@pytest.mark.parametrize(("sigma", "bound"), [(10, 0.003), (30, 0.002), (1000, 0.002)])
 @pytest.mark.parametrize("width", [192, 384, 768, 1024])
 def test_accuracy(width: int, sigma: int, bound: float) -> None:
     """The document's table: largest error of the normalised value, standard deviation 1."""
