@@ -22,7 +22,7 @@ site                                       what is observed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from iseg_tvm.errors import IsegError
 from iseg_tvm.models.decoders import LinearDecoder
 from iseg_tvm.models.segmenter import Segmenter
-from iseg_tvm.quantization.observers import Histogram, signed_parts
+from iseg_tvm.quantization.observers import Histogram, Means, signed_parts
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, steps done and steps in total."""
@@ -84,7 +84,12 @@ def calibrate(
         An activation is not finite.
     """
     statistics = Statistics()
-    with _hooks(model, statistics), _fused_attention(model), torch.no_grad():
+    with (
+        _hooks(model, statistics),
+        _mask_hooks(model, statistics),
+        _fused_attention(model),
+        torch.no_grad(),
+    ):
         for done, image in enumerate(images, start=1):
             for view in views(image):
                 model.forward_scores(model.normalize_uint8(np.ascontiguousarray(view[None])))
@@ -120,8 +125,48 @@ def _fused_attention(model: Segmenter) -> Iterator[None]:
             module.fused_attn = value
 
 
+Grid = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From a site's values to a linear layer's real input and the integers that stand for it."""
+
+
+class _MeansBySite:
+    """Observer of :func:`measure_means`."""
+
+    def __init__(self, grids: Mapping[str, Grid]) -> None:
+        self.grids = grids
+        self.means = {site: Means() for site in grids}
+
+    def observe(self, site: str, values: Tensor, groups: int = 1) -> None:
+        """Add ``values`` to a site, if it has a grid."""
+        if site in self.grids:
+            self.means[site].update(*self.grids[site](values))
+
+
+def measure_means(
+    model: Segmenter,
+    images: Sequence[np.ndarray],
+    grids: Mapping[str, Grid],
+    progress: Progress | None = None,
+) -> dict[str, Means]:
+    """Means per channel of what linear layers read, real and rounded, in a second pass.
+
+    Parameters
+    ----------
+    model, images, progress : as of :func:`calibrate`
+    grids : the rounding at each site
+    """
+    observer = _MeansBySite(grids)
+    with _hooks(model, observer), _fused_attention(model), torch.no_grad():
+        for done, image in enumerate(images, start=1):
+            for view in (image, image[:, ::-1]):
+                model.forward_scores(model.normalize_uint8(np.ascontiguousarray(view[None])))
+            if progress is not None:
+                progress("correcting biases", done, len(images))
+    return observer.means
+
+
 @contextmanager
-def _hooks(model: Segmenter, statistics: Statistics) -> Iterator[None]:
+def _hooks(model: Segmenter, statistics: Statistics | _MeansBySite) -> Iterator[None]:
     handles: list[Any] = []
 
     def on_output(module: nn.Module, site: str, groups: int = 1) -> None:
@@ -164,7 +209,6 @@ def _hooks(model: Segmenter, statistics: Statistics) -> Iterator[None]:
         for i, block in enumerate(decoder.blocks):
             on_block(block, f"decoder.blocks.{i}")
         on_output(decoder.decoder_norm, "decoder.norm")
-        handles.extend(_mask_hooks(decoder, statistics))
     try:
         yield
     finally:
@@ -172,8 +216,13 @@ def _hooks(model: Segmenter, statistics: Statistics) -> Iterator[None]:
             handle.remove()
 
 
-def _mask_hooks(decoder: Any, statistics: Statistics) -> list[Any]:
+@contextmanager
+def _mask_hooks(model: Segmenter, statistics: Statistics) -> Iterator[None]:
     """Hooks of the mask decoder's last product, whose patch factor integers do not normalise."""
+    decoder = model.decoder
+    if isinstance(decoder, LinearDecoder):
+        yield
+        return
     patches: list[Tensor] = []
 
     def on_patches(_m: nn.Module, _a: Any, y: Tensor) -> None:
@@ -189,7 +238,12 @@ def _mask_hooks(decoder: Any, statistics: Statistics) -> list[Any]:
             statistics.observe("decoder.class_norm", y * y.shape[-1] ** 0.5)
         statistics.observe("decoder.masks", patches.pop() @ y.transpose(1, 2))
 
-    return [
+    handles = [
         decoder.patch_features.register_forward_hook(on_patches),
         decoder.class_features.register_forward_hook(on_classes),
     ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -7,7 +7,7 @@ from torch import nn
 
 from iseg_tvm.quantization.calibration import Statistics
 from iseg_tvm.quantization.layers import Array, IntegerLinear, IntegerNorm, check_finite
-from iseg_tvm.quantization.observers import LEVELS
+from iseg_tvm.quantization.observers import LEVELS, Means
 from iseg_tvm.quantization.options import QuantizeOptions
 
 STREAM_PEAK = 12288
@@ -29,6 +29,7 @@ class Context:
 
     Attributes
     ----------
+    means : of real values and integers at the sites that linear layers read (bias correction)
     tensors, scalars : the artifact's, by name (see ``iseg_tvm.artifact``)
 
     Raises
@@ -40,6 +41,7 @@ class Context:
     def __init__(self, model: nn.Module, statistics: Statistics, options: QuantizeOptions) -> None:
         self.parameters = finite_parameters(model)
         self.statistics, self.options = statistics, options
+        self.means: dict[str, Means] = {}
         self.tensors: dict[str, np.ndarray] = {}
         self.scalars: dict[str, int] = {}
 
@@ -71,11 +73,6 @@ class Context:
         kept = histogram.thresholds(options.observer, options.percentile).max() / peak
         channels = np.maximum(histogram.channel_maximum, peak * _CHANNEL_FLOOR)
         return np.sqrt(peak * channels) * (kept / LEVELS)
-
-    def mean(self, site: str) -> Array:
-        """Mean of each channel of a site."""
-        histogram = self.statistics.sites[site]
-        return histogram.channel_total / histogram.rows
 
     def wide_scale(self, *sites: str, constants: float = 0.0) -> float:
         """int16 scale that holds the maxima of ``sites`` and of ``constants``."""

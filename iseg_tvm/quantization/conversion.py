@@ -7,24 +7,45 @@ powers of two only. All is float64 NumPy in a fixed order: same input, same bits
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from iseg_tvm import operator_limits as limits
 from iseg_tvm.models.decoders import MaskTransformerDecoder
 from iseg_tvm.models.segmenter import Segmenter
 from iseg_tvm.quantization import layers
+from iseg_tvm.quantization.calibration import Grid
 from iseg_tvm.quantization.context import Context
 from iseg_tvm.quantization.layers import Array
-from iseg_tvm.quantization.transformer import convert_blocks
+from iseg_tvm.quantization.transformer import (
+    BlockScales,
+    convert_blocks,
+    plan_blocks,
+    rounding_grids,
+)
 
 _INT16_MAX = 2**15 - 1
 
 
-def convert(context: Context, model: Segmenter) -> float:
+class Plan:
+    """Scales inside the blocks, which bias correction must know before layers are converted."""
+
+    def __init__(self, context: Context, model: Segmenter) -> None:
+        depths = model.config.encoder.depth, model.config.decoder.num_layers
+        self.encoder = plan_blocks(context, "encoder.blocks", depths[0])
+        self.decoder = plan_blocks(context, "decoder.blocks", depths[1])
+
+    def grids(self) -> dict[str, Grid]:
+        """The rounding of what the blocks' linear layers read."""
+        return rounding_grids({**self.encoder, **self.decoder})
+
+
+def convert(context: Context, model: Segmenter, plan: Plan) -> float:
     """Fill ``context.tensors`` and ``.scalars``; returns the scale of the encoder's features."""
-    features = _encoder(context, model)
+    features = _encoder(context, model, plan.encoder)
     if isinstance(model.decoder, MaskTransformerDecoder):
-        _mask_decoder(context, model.decoder, features)
+        _mask_decoder(context, model.decoder, plan.decoder, features)
     else:
         weight, bias = context.layer("decoder.head")
         scale = max(context.wide_scale("decoder.head"), layers.least_scale(weight, bias, features))
@@ -57,7 +78,7 @@ def fold_patch_embedding(
     return folded.reshape(len(bias), -1), bias + constant
 
 
-def _encoder(context: Context, model: Segmenter) -> float:
+def _encoder(context: Context, model: Segmenter, plan: Mapping[str, BlockScales]) -> float:
     config, parameters = model.config.encoder, context.parameters
     weight, bias = fold_patch_embedding(
         parameters["encoder.patch_embed.proj.weight"],
@@ -78,7 +99,7 @@ def _encoder(context: Context, model: Segmenter) -> float:
         layers.least_scale(weight, bias, 1.0),
         layers.least_stream_scale(config.embed_dim, eps),
     )
-    first, last = convert_blocks(context, "encoder.blocks", config.depth, eps, least)
+    first, last = convert_blocks(context, plan, eps, least)
     context.emit_linear(
         "encoder.patch_embed", layers.quantize_linear(weight, bias, 1.0, first, "int16")
     )
@@ -97,7 +118,12 @@ def _last_norm(context: Context, site: str, name: str, eps: float, scale_in: flo
     return scale
 
 
-def _mask_decoder(context: Context, decoder: MaskTransformerDecoder, features: float) -> None:
+def _mask_decoder(
+    context: Context,
+    decoder: MaskTransformerDecoder,
+    plan: Mapping[str, BlockScales],
+    features: float,
+) -> None:
     eps = decoder.decoder_norm.eps
     weight, bias = context.layer("decoder.proj_dec")
     embedding = context.parameters["decoder.cls_emb"][0]
@@ -106,7 +132,7 @@ def _mask_decoder(context: Context, decoder: MaskTransformerDecoder, features: f
         layers.least_scale(weight, bias, features),
         layers.least_stream_scale(len(bias), eps),
     )
-    first, last = convert_blocks(context, "decoder.blocks", len(decoder.blocks), eps, least)
+    first, last = convert_blocks(context, plan, eps, least)
     context.emit_linear(
         "decoder.proj_dec", layers.quantize_linear(weight, bias, features, first, "int16")
     )

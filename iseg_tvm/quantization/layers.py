@@ -14,6 +14,7 @@ import numpy as np
 from iseg_tvm import fixed_point as fp
 from iseg_tvm import operator_limits as limits
 from iseg_tvm.errors import IsegError
+from iseg_tvm.quantization.observers import Means
 
 Array = np.ndarray
 _SCALE_FLOOR = 2.0**-20
@@ -78,7 +79,7 @@ def quantize_linear(
     scale_in: Array | float,
     scale_out: Array | float,
     dtype: str,
-    mean_in: Array | None = None,
+    means: Means | None = None,
 ) -> IntegerLinear:
     """Integer constants of ``y = weight x + bias``.
 
@@ -89,15 +90,15 @@ def quantize_linear(
     scale_in : scalar or (K,)
     scale_out : scalar or (N,); every ``step / scale_out`` must be below 1 (see :func:`least_scale`)
     dtype : ``int8`` or ``int16``, of the result
-    mean_in : (K,), mean of the integers ``x_q``; if given, the bias takes up what rounding the
-        weights adds on average (Nagel et al. 2019, arXiv 1906.04721, section 4.2)
+    means : of ``x`` and ``x_q``; if given, the bias takes up what rounding the weights and the
+        input adds on average (bias correction, Nagel et al. 2019, arXiv 1906.04721, section 4.2)
     """
     folded = weight * scale_in
     out = np.broadcast_to(np.asarray(scale_out, dtype=np.float64), bias.shape)
     step = accumulator_step(folded, bias, out)
     rounded = np.clip(np.floor(folded / step[:, None] + 0.5), -127, 127)
-    if mean_in is not None:
-        bias = bias + (folded - rounded * step[:, None]) @ mean_in
+    if means is not None:
+        bias = bias + weight @ means.real - step * (rounded @ means.integer)
     integer_bias = np.clip(np.floor(bias / step + 0.5), -limits.BIAS_MAX, limits.BIAS_MAX)
     multiplier, shift, post_shift = dyadic_columns(step / out, dtype)
     return IntegerLinear(

@@ -32,8 +32,6 @@ class Histogram:
     limit : float64 (groups,), upper edge of the last bin; 0 until a non-zero value was seen
     maximum : float64 (groups,), exact
     channel_maximum : float64 (channels,), exact, of the last axis of what :meth:`update` got
-    channel_total : float64 (channels,), sum of the values
-    rows : how many values a channel had
     """
 
     def __init__(self, groups: int = 1) -> None:
@@ -41,19 +39,13 @@ class Histogram:
         self.limit = np.zeros(groups)
         self.maximum = np.zeros(groups)
         self.channel_maximum = np.zeros(0)
-        self.channel_total = np.zeros(0)
-        self.rows = 0
 
     def update(self, values: Tensor) -> None:
         """Count ``values``, shape (..., channels); groups are equal slices of the channels."""
-        signed = values.detach().reshape(-1, values.shape[-1])
-        flat = signed.abs()
-        if not self.rows:
+        flat = values.detach().reshape(-1, values.shape[-1]).abs()
+        if not self.channel_maximum.size:
             self.channel_maximum = np.zeros(flat.shape[1])
-            self.channel_total = np.zeros(flat.shape[1])
         self.channel_maximum = np.maximum(self.channel_maximum, flat.amax(dim=0).double().numpy())
-        self.channel_total += signed.double().sum(dim=0).numpy()
-        self.rows += len(flat)
         groups = len(self.limit)
         for g, part in enumerate(flat.chunk(groups, dim=1)):
             self._count(g, part)
@@ -124,3 +116,29 @@ def signed_parts(values: Tensor) -> Tensor:
     With a two-group :class:`Histogram` this keeps signs; each half holds zeros for the other's.
     """
     return torch.cat([values.clamp(max=0.0), values.clamp(min=0.0)], dim=-1)
+
+
+class Means:
+    """Running means per channel of real values and of the integers that stand for them."""
+
+    def __init__(self) -> None:
+        self._real: np.ndarray | float = 0.0
+        self._integer: np.ndarray | float = 0.0
+        self._rows = 0
+
+    def update(self, real: Tensor, integer: Tensor) -> None:
+        """Add rows, shape (..., channels)."""
+        channels = real.shape[-1]
+        self._real = self._real + real.double().reshape(-1, channels).sum(dim=0).numpy()
+        self._integer = self._integer + integer.double().reshape(-1, channels).sum(dim=0).numpy()
+        self._rows += real.numel() // channels
+
+    @property
+    def real(self) -> np.ndarray:
+        """Mean of the real values, float64 (channels,)."""
+        return np.asarray(self._real) / self._rows
+
+    @property
+    def integer(self) -> np.ndarray:
+        """Mean of the integers, float64 (channels,)."""
+        return np.asarray(self._integer) / self._rows

@@ -12,9 +12,9 @@ import torch
 from iseg_tvm.artifact import QuantizedModel
 from iseg_tvm.errors import IsegError
 from iseg_tvm.models.segmenter import Segmenter
-from iseg_tvm.quantization.calibration import Progress, calibrate
+from iseg_tvm.quantization.calibration import Progress, calibrate, measure_means
 from iseg_tvm.quantization.context import Context, finite_parameters
-from iseg_tvm.quantization.conversion import convert
+from iseg_tvm.quantization.conversion import Plan, convert
 from iseg_tvm.quantization.options import QuantizeOptions
 
 
@@ -60,7 +60,9 @@ def quantize(
     finite_parameters(model)
     statistics = calibrate(model.eval(), images, progress)
     context = Context(model, statistics, options)
-    features = convert(context, model)
+    plan = Plan(context, model)
+    context.means = measure_means(model, images, plan.grids(), progress)
+    features = convert(context, model, plan)
     return QuantizedModel(
         config=model.config,
         tensors=context.tensors,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
 
 from iseg_tvm.quantization import layers
 from iseg_tvm.quantization.activation import choose_table, output_grid
+from iseg_tvm.quantization.calibration import Grid
 from iseg_tvm.quantization.context import Context
 from iseg_tvm.quantization.layers import Array
 from iseg_tvm.quantization.observers import LEVELS
@@ -39,15 +43,14 @@ class BlockScales:
 
 
 def convert_blocks(
-    context: Context, prefix: str, depth: int, eps: float, first_scale: float
+    context: Context, plan: Mapping[str, BlockScales], eps: float, first_scale: float
 ) -> tuple[float, float]:
-    """Convert blocks ``prefix.0`` ... and choose their stream's scales.
+    """Convert a stack of blocks and choose its stream's scales.
 
     Parameters
     ----------
     context : Context
-    prefix : ``encoder.blocks`` or ``decoder.blocks``
-    depth : number of blocks
+    plan : name -> scales of each block, in order
     eps : of their LayerNorms
     first_scale : least scale of the stream before the first block
 
@@ -55,20 +58,52 @@ def convert_blocks(
     -------
     (first, last) : scales of the stream before the first block and after the last
     """
-    names = [f"{prefix}.{i}" for i in range(depth)]
-    scales = [_block_scales(context, name) for name in names]
     needs = [first_scale]
-    for name, s in zip(names, scales, strict=True):
+    for name, s in plan.items():
         needs.append(_addition_scale(context, name, "mid", "proj", "attn.proj", s.attention))
         needs.append(_addition_scale(context, name, "out", "fc2", "mlp.fc2", s.activation))
     stream, shifts = growing_scales(needs)
-    for i, (name, s) in enumerate(zip(names, scales, strict=True)):
+    for i, (name, s) in enumerate(plan.items()):
         before, mid, after = stream[2 * i : 2 * i + 3]
         context.scalars[f"{name}.skip_shift1"] = shifts[2 * i]
         context.scalars[f"{name}.skip_shift2"] = shifts[2 * i + 1]
         _attention(context, name, s, eps, before, mid)
         _mlp(context, name, s, eps, mid, after)
     return stream[0], stream[-1]
+
+
+def plan_blocks(context: Context, prefix: str, depth: int) -> dict[str, BlockScales]:
+    """Scales of the blocks ``prefix.0`` ... by name."""
+    return {f"{prefix}.{i}": _block_scales(context, f"{prefix}.{i}") for i in range(depth)}
+
+
+def rounding_grids(plan: Mapping[str, BlockScales]) -> dict[str, Grid]:
+    """What linear layers of the blocks read: how each site rounds (see ``measure_means``)."""
+    grids: dict[str, Grid] = {}
+    for name, s in plan.items():
+        grids[f"{name}.norm1"] = _plain_grid(s.norm1)
+        grids[f"{name}.attention"] = _plain_grid(s.attention)
+        grids[f"{name}.norm2"] = _plain_grid(s.norm2)
+        grids[f"{name}.fc1"] = _activation_grid(s)
+    return grids
+
+
+def _plain_grid(scale: Array) -> Grid:
+    step = torch.from_numpy(scale)
+    return lambda values: (values, (values / step + 0.5).floor().clamp(-128, 127))
+
+
+def _activation_grid(s: BlockScales) -> Grid:
+    """From the two signed halves of fc1's outputs to the activation and its table's entries."""
+    table = torch.from_numpy(s.table)
+
+    def grid(halves: Tensor) -> tuple[Tensor, Tensor]:
+        negative, positive = halves.chunk(2, dim=-1)
+        values = negative + positive
+        index = (values / s.fc1 + 0.5).floor().clamp(-128, 127).long() + 128
+        return functional.gelu(values), table[index]
+
+    return grid
 
 
 def growing_scales(needs: Sequence[float]) -> tuple[list[float], list[int]]:
@@ -164,9 +199,9 @@ def _attention(
     weight, bias = context.layer(f"{name}.attn.qkv")
     head_width = len(bias) // (3 * len(s.q))
     columns = np.concatenate([np.repeat(np.concatenate([s.q, s.k]), head_width), s.v])
-    mean = context.mean(f"{name}.norm1") / s.norm1
+    means = context.means[f"{name}.norm1"]
     context.emit_linear(
-        f"{name}.qkv", layers.quantize_linear(weight, bias, s.norm1, columns, "int8", mean)
+        f"{name}.qkv", layers.quantize_linear(weight, bias, s.norm1, columns, "int8", means)
     )
     attention = layers.quantize_attention(
         s.q * s.k, s.out_ratio, head_width, context.options.polynomial
@@ -176,9 +211,9 @@ def _attention(
     for part in ("fraction_bits", "post_shift"):
         context.scalars[f"{name}.attention.{part}"] = getattr(attention, part)
     weight, bias = context.layer(f"{name}.attn.proj")
-    mean = context.mean(f"{name}.attention") / s.attention
+    means = context.means[f"{name}.attention"]
     context.emit_linear(
-        f"{name}.proj", layers.quantize_linear(weight, bias, s.attention, mid, "int16", mean)
+        f"{name}.proj", layers.quantize_linear(weight, bias, s.attention, mid, "int16", means)
     )
 
 
@@ -187,14 +222,14 @@ def _mlp(context: Context, name: str, s: BlockScales, eps: float, mid: float, af
     integer_eps = layers.norm_eps(len(gamma), eps, mid)
     context.emit_norm(f"{name}.norm2", layers.fold_norm(gamma, beta, integer_eps, s.norm2))
     weight, bias = context.layer(f"{name}.mlp.fc1")
-    mean = context.mean(f"{name}.norm2") / s.norm2
+    means = context.means[f"{name}.norm2"]
     context.emit_linear(
-        f"{name}.fc1", layers.quantize_linear(weight, bias, s.norm2, s.fc1, "int8", mean)
+        f"{name}.fc1", layers.quantize_linear(weight, bias, s.norm2, s.fc1, "int8", means)
     )
     context.tensors[f"{name}.activation.table"] = s.table
     weight, bias = context.layer(f"{name}.mlp.fc2")
-    mean = context.mean(f"{name}.activation") / s.activation + s.zero_point
-    bias = bias - weight.sum(axis=1) * (s.activation * s.zero_point)
+    # The zero point is part of the integers' mean, so the correction folds it into the bias too.
+    means = context.means[f"{name}.fc1"]
     context.emit_linear(
-        f"{name}.fc2", layers.quantize_linear(weight, bias, s.activation, after, "int16", mean)
+        f"{name}.fc2", layers.quantize_linear(weight, bias, s.activation, after, "int16", means)
     )
