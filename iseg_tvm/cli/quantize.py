@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--observer",
         choices=OBSERVERS,
-        default="percentile",
+        default="minmax",
         help="how the range of an activation is chosen: its extremes, all but the rarest values, "
         "or the least squared error (default: %(default)s)",
     )
