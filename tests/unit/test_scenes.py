@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from demo import photographs
-from demo.evaluate import confusion, iou, mean_iou
+from demo.evaluate import confusion, iou, mean_iou, photo_figures
 from demo.model import PATCH, SIZE, demo_config, frequency_filters, window_scores
 from demo.photo import demo_photo
 from demo.photographs import (
@@ -25,7 +27,10 @@ from demo.photographs import (
 from demo.scenes import photograph_part, scene
 from demo.train import draw_batch, learning_rate, patch_shares
 from iseg_tvm.errors import IsegError
+from iseg_tvm.models.checkpoint import load_checkpoint
 from iseg_tvm.models.segmenter import build_segmenter
+
+DEMO = Path(__file__).parents[2] / "demo"
 
 
 def _boxes(split: str) -> list[tuple[str, tuple[int, int, int, int]]]:
@@ -193,3 +198,12 @@ def test_demo_photograph_has_coarse_labels() -> None:
     assert image.shape == (256, 256, 3)
     assert labels.shape == (256, 256)
     assert {CLASSES[v] for v in np.unique(labels) if v != IGNORE} == {"fur", "plants"}
+
+
+def test_shipped_checkpoint_is_the_one_that_was_measured() -> None:
+    recorded = json.loads((DEMO / "figures.json").read_text(encoding="utf-8"))
+    model = load_checkpoint(DEMO / "checkpoint")
+    assert model.config == demo_config()
+    found = photo_figures(model)
+    assert found["pixel_accuracy"] == pytest.approx(recorded["photo"]["pixel_accuracy"], abs=0.01)
+    assert recorded["parameters"] == sum(p.numel() for p in model.parameters())
