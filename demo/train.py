@@ -35,8 +35,6 @@ from iseg_tvm.models.segmenter import Segmenter, build_segmenter
 HERE = Path(__file__).parent
 # The mask decoder's LayerNorm bounds its scores: sharpened, they can say that a class is certain.
 SHARPNESS = 3.0
-# Side of the windows, and the share of the steps after which the next side follows.
-STAGES = ((64, 0.6), (128, 0.88), (SIZE, 1.0))
 _LOG = logging.getLogger("demo.train")
 
 
@@ -131,6 +129,38 @@ def _optimizer(model: Segmenter, decay: float) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98))
 
 
+def parse_stages(text: str) -> list[tuple[int, float]]:
+    """Parse window sides and the shares of the steps up to which they last.
+
+    Parameters
+    ----------
+    text : str
+        For example ``"64:0.6,128:0.88,256:1"``.
+
+    Returns
+    -------
+    list of tuple
+        Side in pixels and share, by growing share; the last share is 1.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        Another form, a side that is no multiple of the patch or larger than a scene.
+    """
+    try:
+        pairs = [stage.split(":") for stage in text.split(",")]
+        stages = [(int(side), float(share)) for side, share in pairs]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not SIDE:SHARE,SIDE:SHARE,...") from error
+    shares = [share for _, share in stages]
+    if shares != sorted(shares) or shares[-1] != 1:
+        raise argparse.ArgumentTypeError(f"the shares of {text!r} do not grow to 1")
+    for side, _ in stages:
+        if side % PATCH or not 0 < side <= SIZE:
+            raise argparse.ArgumentTypeError(f"{side} is no multiple of {PATCH} up to {SIZE}")
+    return stages
+
+
 def train(args: argparse.Namespace) -> Segmenter:
     """Train, or go on with, one model; returns it in evaluation mode."""
     torch.manual_seed(args.seed)
@@ -156,7 +186,7 @@ def train(args: argparse.Namespace) -> Segmenter:
     for step in range(start, args.steps):
         # A generator a step: a resumed run sees the very batches that it would have seen.
         rng = np.random.default_rng([args.seed, step])
-        side = next(side for side, end in STAGES if step < end * args.steps)
+        side = next(side for side, end in args.stages if step < end * args.steps)
         batch = max(1, args.pixels // side**2)
         images, labels, place = draw_batch(pool, rng, batch, side)
         shares = patch_shares(labels)
@@ -193,6 +223,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m demo.train", description=__doc__)
     parser.add_argument("--steps", type=int, default=1200, help="optimizer steps")
     parser.add_argument("--pixels", type=int, default=131072, help="pixels a step")
+    parser.add_argument(
+        "--stages",
+        type=parse_stages,
+        default="64:0.6,128:0.88,256:1",
+        help="side of the windows, and share of the steps up to which it lasts",
+    )
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate")
     parser.add_argument("--scenes", type=int, default=3000, help="size of the training pool")
     parser.add_argument("--seed", type=int, default=0)
@@ -216,7 +252,7 @@ def main() -> int:
         save_checkpoint(model, args.output / "checkpoint")
         record = {
             "seed": args.seed, "steps": args.steps,
-            "pixels": args.pixels, "rate": args.rate, "scenes": args.scenes,
+            "stages": args.stages, "pixels": args.pixels, "rate": args.rate, "scenes": args.scenes,
             "training_seconds": round(args.seconds), "threads": args.threads,
             "parameters": sum(p.numel() for p in model.parameters()),
             "versions": {"python": platform.python_version(), "torch": torch.__version__,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 from pathlib import Path
@@ -25,7 +26,7 @@ from demo.photographs import (
     photograph,
 )
 from demo.scenes import photograph_part, scene
-from demo.train import draw_batch, learning_rate, patch_shares
+from demo.train import draw_batch, learning_rate, parse_stages, patch_shares
 from iseg_tvm.errors import IsegError
 from iseg_tvm.models.checkpoint import load_checkpoint
 from iseg_tvm.models.segmenter import build_segmenter
@@ -207,3 +208,13 @@ def test_shipped_checkpoint_is_the_one_that_was_measured() -> None:
     found = photo_figures(model)
     assert found["pixel_accuracy"] == pytest.approx(recorded["photo"]["pixel_accuracy"], abs=0.01)
     assert recorded["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_stages_are_parsed() -> None:
+    assert parse_stages("64:0.5,256:1") == [(64, 0.5), (256, 1.0)]
+
+
+@pytest.mark.parametrize("text", ["64", "64:x", "64:0.9,128:0.5,256:1", "64:0.5", "60:1", "512:1"])
+def test_wrong_stages_are_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        parse_stages(text)
