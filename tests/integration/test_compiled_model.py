@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,18 @@ def test_debug_dump_is_readable(bundled: tuple) -> None:
     assert "R.iseg.linear_gelu(" in texts["01_fuse_epilogue.py"]
     assert "R.iseg." not in texts["02_lower_operators.py"]
     assert len(texts) == 14
+
+
+def test_stock_intrinsics_are_never_imported(bundled: tuple) -> None:
+    # Importing them costs 40 seconds.
+    assert "tvm.s_tir.tensor_intrin" not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["x86-avx512", "x86-vnni", "rpi4", "rpi5", "aarch64-i8mm"])
+def test_every_kernel_family_builds(name: str) -> None:
+    model = random_quantized_model(tiny_config(decoder="linear", depth=1))
+    built = build.build_library(model, load_target(name))
+    assert built.lowered.kernels[-1] == "argmax_upsample_16x16"
 
 
 def test_image_size_of_the_model_is_the_default(tmp_path: Path) -> None:
