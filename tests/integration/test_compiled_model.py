@@ -19,7 +19,7 @@ from iseg_tvm.integer_model import IntegerSegmenter
 from iseg_tvm.kernels.isa import get_isa
 from iseg_tvm.passes import pipeline
 from iseg_tvm.reference_model import reference_graph, run_reference
-from iseg_tvm.targets import TargetSpec, load_target
+from iseg_tvm.targets import TargetSpec, load_target, targets_dir
 from tests.helpers import random_image, random_quantized_model, tiny_config
 
 
@@ -178,14 +178,14 @@ def test_failed_link_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_kernels_the_cpu_cannot_run_are_refused(tmp_path: Path) -> None:
-    text = Path("targets/x86-avx2.toml").read_text().replace('isa = "avx2"', 'isa = "avx512vnni"')
+    text = (targets_dir() / "x86-avx2.toml").read_text().replace('isa = "avx2"', 'isa = "avx512vnni"')
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(IsegError, match="x86-64-v3 lacks avx512bw, avx512vnni"):
         build.tvm_target(load_target(str(tmp_path / "mine.toml")))
 
 
 def test_unknown_cpu_is_refused(tmp_path: Path) -> None:
-    text = Path("targets/x86-avx2.toml").read_text().replace("x86-64-v3", "x86-64-v33")
+    text = (targets_dir() / "x86-avx2.toml").read_text().replace("x86-64-v3", "x86-64-v33")
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(IsegError, match="LLVM knows no CPU 'x86-64-v33'"):
         build.tvm_target(load_target(str(tmp_path / "mine.toml")))
