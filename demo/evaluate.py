@@ -1,7 +1,7 @@
 """Held-out figures of the demo model.
 
-``python -m demo.evaluate`` measures a float checkpoint; `confusion` and `mean_iou` serve any other
-implementation of the model.
+``python -m demo.evaluate`` measures the shipped float checkpoint, and with ``--model FILE`` an
+integer model that was made from it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,13 @@ from torch.nn import functional
 from demo.photo import demo_photo
 from demo.photographs import CLASSES, IGNORE
 from demo.scenes import scene
+from iseg_tvm.artifact import load_model
 from iseg_tvm.errors import IsegError
+from iseg_tvm.integer_model import IntegerSegmenter
 from iseg_tvm.models.checkpoint import load_checkpoint
 from iseg_tvm.models.segmenter import Segmenter
 
+Segment = Callable[[np.ndarray], np.ndarray]
 HELD_OUT_SEEDS = tuple(range(64))
 SIZE = (256, 256)
 
@@ -103,25 +106,48 @@ def held_out_figures(model: Segmenter, seeds: Sequence[int] = HELD_OUT_SEEDS) ->
     }
 
 
-def photo_figures(model: Segmenter) -> dict[str, Any]:
-    """Measure a float model on the demo photograph, which no training scene shows.
+def scene_figures(segment: Segment, seeds: Sequence[int] = HELD_OUT_SEEDS) -> dict[str, Any]:
+    """Measure anything that makes class maps on held-out scenes.
 
     Parameters
     ----------
-    model : Segmenter
-        The model; left in evaluation mode.
+    segment : callable
+        Maps (256, 256, 3), uint8, RGB, to (256, 256), integers.
+    seeds : sequence of int, optional
+        Seeds of the scenes.
+
+    Returns
+    -------
+    dict
+        Mean IoU over the classes, and IoU by class, over all pixels.
+    """
+    counts = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
+    for seed in seeds:
+        image, truth = scene("held_out", seed, SIZE)
+        counts += confusion(segment(image), truth)
+    return {
+        "scenes": len(seeds),
+        "size": list(SIZE),
+        "miou_nearest": mean_iou(counts),
+        "iou_nearest": iou(counts),
+    }
+
+
+def photo_figures(segment: Segment) -> dict[str, Any]:
+    """Measure class maps on the demo photograph, which no training scene shows.
+
+    Parameters
+    ----------
+    segment : callable
+        As for `scene_figures`.
 
     Returns
     -------
     dict
         Share of the labelled pixels that are right, and IoU of the classes in the photograph.
     """
-    model.eval()
     image, truth = demo_photo(SIZE[0])
-    patch = model.config.encoder.patch_size
-    with torch.inference_mode():
-        scores = model.forward_scores(model.normalize_uint8(image[None]))
-    counts = confusion(scores.argmax(1)[0].numpy().repeat(patch, 0).repeat(patch, 1), truth)
+    counts = confusion(segment(image), truth)
     present = [CLASSES[index] for index in np.flatnonzero(counts.sum(1))]
     return {
         "size": list(SIZE),
@@ -130,21 +156,51 @@ def photo_figures(model: Segmenter) -> dict[str, Any]:
     }
 
 
+def float_segment(model: Segmenter) -> Segment:
+    """Return the class maps of a float model, upsampled by nearest neighbour."""
+    patch = model.eval().config.encoder.patch_size
+
+    def segment(image: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            scores = model.forward_scores(model.normalize_uint8(image[None]))
+        return scores.argmax(1)[0].numpy().repeat(patch, 0).repeat(patch, 1)
+
+    return segment
+
+
+def integer_segment(file: Path) -> Segment:
+    """Return the class maps of a quantized model file."""
+    model = load_model(file)
+    if model.input_size != SIZE:
+        raise IsegError(f"{file} is for {model.input_size} pixels, expected {SIZE}")
+    module = IntegerSegmenter(model)
+    return lambda image: module(torch.from_numpy(image)).numpy()
+
+
 def figures(model: Segmenter) -> dict[str, Any]:
-    """Return the figures on held-out scenes and on the demo photograph."""
-    return {"held_out": held_out_figures(model), "photo": photo_figures(model)}
+    """Return the figures of a float model on held-out scenes and on the demo photograph."""
+    return {
+        "held_out": held_out_figures(model),
+        "photo": photo_figures(float_segment(model)),
+    }
 
 
 def main() -> int:
-    """Print the figures of a checkpoint as JSON."""
+    """Print the figures of a checkpoint, or of a quantized model, as JSON."""
     parser = argparse.ArgumentParser(prog="python -m demo.evaluate", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=Path(__file__).parent / "checkpoint")
+    parser.add_argument("--model", type=Path, help="a quantized model to measure instead")
+    args = parser.parse_args()
     try:
-        model = load_checkpoint(parser.parse_args().checkpoint)
+        if args.model is None:
+            found = figures(load_checkpoint(args.checkpoint))
+        else:
+            segment = integer_segment(args.model)
+            found = {"held_out": scene_figures(segment), "photo": photo_figures(segment)}
     except IsegError as error:
         sys.stderr.write(f"error: {error.message}\n" + f"hint: {error.hint}\n" * bool(error.hint))
         return 2
-    sys.stdout.write(json.dumps(figures(model), indent=2) + "\n")
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
     return 0
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from demo import photographs
-from demo.evaluate import confusion, iou, mean_iou, photo_figures
+from demo.evaluate import confusion, float_segment, iou, mean_iou
 from demo.model import PATCH, SIZE, demo_config, frequency_filters, window_scores
 from demo.photo import demo_photo
 from demo.photographs import (
@@ -205,7 +205,7 @@ def test_shipped_checkpoint_is_the_one_that_was_measured() -> None:
     recorded = json.loads((DEMO / "figures.json").read_text(encoding="utf-8"))
     model = load_checkpoint(DEMO / "checkpoint")
     assert model.config == demo_config()
-    found = photo_figures(model)
+    found = photo_figures(float_segment(model))
     assert found["pixel_accuracy"] == pytest.approx(recorded["photo"]["pixel_accuracy"], abs=0.01)
     assert recorded["parameters"] == sum(p.numel() for p in model.parameters())
 
