@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from demo import photographs
-from demo.evaluate import confusion, float_segment, iou, mean_iou
+from demo.evaluate import confusion, float_segment, iou, mean_iou, photo_figures
 from demo.model import PATCH, SIZE, demo_config, frequency_filters, window_scores
 from demo.photo import demo_photo
 from demo.photographs import (
