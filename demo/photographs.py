@@ -24,8 +24,7 @@ Box = tuple[int, int, int, int]
 Point = tuple[int, int]
 Polygon = tuple[Point, ...]
 
-CLASSES_FILE = Path(__file__).parent / "checkpoint" / "classes.json"
-_PALETTE = read_classes(CLASSES_FILE)
+_PALETTE = read_classes(Path(__file__).parent / "classes.json")
 CLASSES = _PALETTE.classes
 PALETTE = _PALETTE.colors
 IGNORE = 255

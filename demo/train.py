@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from demo.evaluate import HELD_OUT_SEEDS, figures, held_out_figures
 from demo.model import PATCH, SIZE, demo_config, frequency_filters, window_scores
-from demo.photographs import CLASSES, CLASSES_FILE, IGNORE
+from demo.photographs import CLASSES, IGNORE
 from demo.scenes import photograph_part, scene
 from iseg_tvm.errors import IsegError
 from iseg_tvm.files import atomic_write
@@ -250,9 +250,6 @@ def main() -> int:
     try:
         model = train(args)
         save_checkpoint(model, args.output / "checkpoint")
-        classes = CLASSES_FILE.read_bytes()
-        with atomic_write(args.output / "checkpoint" / CLASSES_FILE.name) as stream:
-            stream.write(classes)
         record = {
             "seed": args.seed, "steps": args.steps,
             "stages": args.stages, "pixels": args.pixels, "rate": args.rate, "scenes": args.scenes,
