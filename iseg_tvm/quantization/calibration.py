@@ -105,12 +105,12 @@ def calibrate(
 
 
 def views(image: np.ndarray) -> list[np.ndarray]:
-    """The image, mirrored both ways, with red and blue exchanged, and as a negative.
+    """The image, mirrored both ways, and with red and blue exchanged.
 
     One photograph alone reaches only part of most channels' ranges, and clipping what another
     photograph reaches costs far more than a coarser grid: its views widen them without new data.
     """
-    return [image, image[:, ::-1], image[::-1], image[:, :, ::-1], 255 - image]
+    return [image, image[:, ::-1], image[::-1], image[:, :, ::-1]]
 
 
 @contextmanager
