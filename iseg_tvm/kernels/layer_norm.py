@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,6 @@ from iseg_tvm.kernels.vector import (
     splat,
     spread,
     store,
-    when,
 )
 from relay_ops.layer_norm import BETA_MAX, GAMMA_MAX, root_constant
 from relay_ops.operator import Lowering, LoweringContext
@@ -34,39 +33,39 @@ ROWS_PER_TASK = 16
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """Shape and constants of one normalisation."""
+    """What a kernel is generated for; layers that differ in eps and shift only share it."""
 
     isa: Isa
     rows: int
     width: int
-    eps: int
-    shift: int
     center: bool
     dtype: str
 
 
 def build_layer_norm(norm: LayerNorm, name: str) -> PrimFunc:
-    """``(x, gamma int16, beta int32 with the rounding constant of shift, out)``."""
+    """``(x, gamma int16, beta int32 with the rounding constant of shift, (eps, shift), out)``."""
     parameters = [
         ("x", (norm.rows, norm.width), "int16"),
         ("gamma", (norm.width,), "int16"),
         ("beta", (norm.width,), "int32"),
+        ("scalars", (2,), "int64"),
         ("out", (norm.rows, norm.width), norm.dtype),
     ]
     with kernel(name, parameters) as (builder, buffers):
         x = flat(buffers[0], "int16", norm.rows * norm.width)
-        out = flat(buffers[3], norm.dtype, norm.rows * norm.width)
+        out = flat(buffers[4], norm.dtype, norm.rows * norm.width)
         with T.parallel(0, -(-norm.rows // ROWS_PER_TASK)) as block:
             first = T.Bind(block * ROWS_PER_TASK)
             with T.serial(0, T.min(norm.rows - first, ROWS_PER_TASK)) as row:
                 start = T.Bind((first + row) * norm.width)
-                _emit_row(norm, x, buffers[1], buffers[2], out, start)
+                _emit_row(norm, x, buffers[1:4], out, start)
     return builder.get()
 
 
 def _emit_row(
-    norm: LayerNorm, x: Buffer, gamma: Buffer, beta: Buffer, out: Buffer, start: Expr
+    norm: LayerNorm, x: Buffer, constants: Sequence[Buffer], out: Buffer, start: Expr
 ) -> None:
+    gamma, beta, scalars = constants
     mean, rest = T.int32(0), T.int32(0)
     if norm.center:
         total = _emit_sum(norm, "int32", lambda j, n: cast(load(x, start + j, n), "int32", n))
@@ -82,12 +81,14 @@ def _emit_row(
         return cast(c * c, "int64", lanes)
 
     excess = T.floordiv(rest * rest, T.int32(norm.width))
-    offset = T.int64(norm.eps) - cast(excess, "int64", 1)
+    offset = scalars[0] - cast(excess, "int64", 1)
     energy = T.Bind(_emit_sum(norm, "int64", square) + offset)
     mantissa, shift = _emit_reciprocal_root(energy, root_constant(norm.width))
     # The mean's fraction joins the rounding constant: it costs nothing per element.
     fraction = T.floordiv(rest * mantissa, T.int32(norm.width))
     half = T.Bind(((T.int32(1) << shift) >> 1) - fraction)
+
+    final_shift = T.Bind(cast(scalars[1], "int32", 1))
 
     def result(j: Expr, lanes: int) -> Expr:
         product = centred(j, lanes) * spread(mantissa, lanes) + spread(half, lanes)
@@ -95,7 +96,7 @@ def _emit_row(
         u = n * cast(load(gamma, j, lanes), "int32", lanes) + load(beta, j, lanes)
         if norm.dtype == "int32":
             return u
-        y = T.Bind(u >> splat(norm.shift, "int32", lanes))
+        y = T.Bind(u >> spread(final_shift, lanes))
         return cast(clamp(y, -128, 127, "int32", lanes), "int8", lanes)
 
     lanes = norm.isa.lanes
@@ -146,9 +147,10 @@ def _emit_isqrt(value: Expr) -> Expr:
         bit = T.Bind(cast(T.int32(15) - step, "int64", 1))
         digit = T.Bind(T.int64(1) << bit)
         trial = T.Bind((state[root] + state[root] + digit) << bit)
-        with when(state[rest] >= trial):
-            store(state, rest, state[rest] - trial, 1)
-            store(state, root, state[root] + digit, 1)
+        # Selects, not a branch: which digits are set cannot be predicted.
+        take = T.Bind(state[rest] >= trial)
+        store(state, rest, state[rest] - T.Select(take, trial, T.int64(0)), 1)
+        store(state, root, state[root] + T.Select(take, digit, T.int64(0)), 1)
     return T.Bind(state[root])
 
 
@@ -163,13 +165,12 @@ def lower_layer_norm(context: LoweringContext) -> Lowering:
         isa=context.isa,
         rows=rows,
         width=width,
-        eps=int(attributes["eps"]),
-        shift=int(attributes["shift"]),
         center=bool(attributes["center"]),
         dtype=str(attributes["dtype"]),
     )
-    rounding = 0
-    if norm.dtype == "int8" and norm.shift > 0:
-        rounding = 1 << (norm.shift - 1)
-    arguments: list[str | np.ndarray] = ["x", gamma, (beta + rounding).astype(np.int32)]
+    shift = int(attributes["shift"]) if norm.dtype == "int8" else 0
+    rounding = (1 << shift) >> 1
+    scalars = np.array([int(attributes["eps"]), shift], dtype=np.int64)
+    constants = [gamma, (beta + rounding).astype(np.int32), scalars]
+    arguments: list[str | np.ndarray] = ["x", *constants]
     return Lowering(build_layer_norm(norm, "layer_norm"), arguments, context.result)
