@@ -29,17 +29,6 @@ from iseg_tvm.targets import TargetSpec, check_llvm_knows
 Progress = Callable[[str, int, int], None]
 """(stage, steps done, steps in all)."""
 
-ISA_FEATURES = {
-    "generic": (),
-    "avx2": ("avx2",),
-    "avx512bw": ("avx512bw",),
-    "avx512vnni": ("avx512bw", "avx512vnni"),
-    "neon": ("neon",),
-    "neon_dotprod": ("neon", "dotprod"),
-    "neon_i8mm": ("neon", "dotprod", "i8mm"),
-}
-"""LLVM features that a kernel family's instructions need."""
-
 
 @dataclass(frozen=True)
 class BuiltModel:
@@ -60,7 +49,7 @@ def tvm_target(target: TargetSpec) -> tvm.target.Target:
     check_llvm_knows(target)
     result = tvm.target.Target(target.tvm_target_dict())
     available = {str(name) for name in tvm.target.codegen.llvm_get_cpu_features(result)}
-    missing = [name for name in ISA_FEATURES[target.isa] if name not in available]
+    missing = [name for name in get_isa(target.isa).llvm_features if name not in available]
     if missing:
         raise IsegError(
             f"target {target.name}: {target.mcpu} lacks {', '.join(missing)}, which the kernels "

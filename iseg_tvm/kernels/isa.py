@@ -25,6 +25,7 @@ class Isa:
     Attributes
     ----------
     name : as in ``targets/*.toml``
+    llvm_features : features, by LLVM's names, that its instructions need
     vector_bytes : width of a SIMD register
     k_group : values of the inner dimension that one dot product adds into an int32 lane
     a_dtype : how left operands are packed: ``int16``, ``int8`` or ``uint8``
@@ -36,6 +37,7 @@ class Isa:
     """
 
     name: str
+    llvm_features: tuple[str, ...]
     vector_bytes: int
     k_group: int
     a_dtype: str
@@ -186,18 +188,34 @@ _SHIFT_AVX512 = _pshufb_exponent_shift({32: "llvm.x86.avx512.pshuf.b.512"}, _MUL
 _ISAS = {
     isa.name: isa
     for isa in (
-        Isa("generic", 16, 1, "int16", 0, 4, 2, _generic_dot(4), _generic_multiply_high,
-            _generic_exponent_shift),
-        Isa("avx2", 32, 2, "int16", 0, 6, 2, _madd_dot(8, "llvm.x86.avx2.pmadd.wd"), _MULHRS_AVX2,
-            _SHIFT_AVX2),
-        Isa("avx512bw", 64, 2, "int16", 0, 4, 6, _madd_dot(16, "llvm.x86.avx512.pmaddw.d.512"),
-            _MULHRS_AVX512, _SHIFT_AVX512),
-        Isa("avx512vnni", 64, 4, "uint8", 128, 4, 6, _vnni_dot, _MULHRS_AVX512, _SHIFT_AVX512),
-        Isa("neon", 16, 1, "int16", 0, 6, 4, _generic_dot(4), _neon_multiply_high,
-            _neon_exponent_shift),
-        Isa("neon_dotprod", 16, 4, "int8", 0, 6, 4, _sdot, _neon_multiply_high,
-            _neon_exponent_shift),
-        Isa("neon_i8mm", 16, 4, "int8", 0, 6, 4, _sdot, _neon_multiply_high, _neon_exponent_shift),
+        Isa(
+            "generic", (), 16, 1, "int16", 0, 4, 2,
+            _generic_dot(4), _generic_multiply_high, _generic_exponent_shift,
+        ),
+        Isa(
+            "avx2", ("avx2",), 32, 2, "int16", 0, 6, 2,
+            _madd_dot(8, "llvm.x86.avx2.pmadd.wd"), _MULHRS_AVX2, _SHIFT_AVX2,
+        ),
+        Isa(
+            "avx512bw", ("avx512bw",), 64, 2, "int16", 0, 4, 6,
+            _madd_dot(16, "llvm.x86.avx512.pmaddw.d.512"), _MULHRS_AVX512, _SHIFT_AVX512,
+        ),
+        Isa(
+            "avx512vnni", ("avx512bw", "avx512vnni"), 64, 4, "uint8", 128, 4, 6,
+            _vnni_dot, _MULHRS_AVX512, _SHIFT_AVX512,
+        ),
+        Isa(
+            "neon", ("neon",), 16, 1, "int16", 0, 6, 4,
+            _generic_dot(4), _neon_multiply_high, _neon_exponent_shift,
+        ),
+        Isa(
+            "neon_dotprod", ("neon", "dotprod"), 16, 4, "int8", 0, 6, 4,
+            _sdot, _neon_multiply_high, _neon_exponent_shift,
+        ),
+        Isa(
+            "neon_i8mm", ("neon", "dotprod", "i8mm"), 16, 4, "int8", 0, 6, 4,
+            _sdot, _neon_multiply_high, _neon_exponent_shift,
+        ),
     )
 }  # fmt: skip
 
