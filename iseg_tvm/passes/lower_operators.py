@@ -68,6 +68,11 @@ class _Kernels:
         return symbol
 
 
+def _constant(values: np.ndarray) -> relax.Constant:
+    """Relax constant of the array's own type (by itself ``relax.const`` narrows int64 to int32)."""
+    return relax.const(np.ascontiguousarray(values), values.dtype.name)
+
+
 def _lower(value: Expr, isa: Isa) -> Call:
     """Kernel and arguments for one call of the graph."""
     operator = graph_ops.operator_of(value)
@@ -97,7 +102,7 @@ def _lower_operator(operator: Operator, call: Expr, isa: Isa) -> Call:
     )
     lowering: Lowering = operator.lower(context)
     passed = [
-        arguments[a] if isinstance(a, str) else relax.const(np.ascontiguousarray(a))
+        arguments[a] if isinstance(a, str) else _constant(a)
         for a in lowering.arguments
     ]
     return _kernel_name(operator, context), lowering.function, passed, lowering.result

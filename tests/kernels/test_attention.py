@@ -20,7 +20,8 @@ def cases(tokens: int, heads: int, width: int) -> list[dict[str, np.ndarray]]:
         "out_shift": np.full(heads, 14, np.int8),
     }
     shape = (tokens, 3 * heads * width)
-    inputs = [filled(p, "int8", *shape) for p in ("random", "lowest", "highest", "zeros", "one_hot")]
+    patterns = ("random", "lowest", "highest", "zeros", "one_hot")
+    inputs = [filled(p, "int8", *shape) for p in patterns]
     inputs += [inputs[0] // 12, inputs[0] // 3]
     return [{**constants, "qkv": q.astype(np.int8)} for q in inputs]
 

@@ -88,8 +88,8 @@ def test_matmul(isa: Isa, target: str) -> None:
         "multiplier": multipliers(4, 19),
         "shift": integers(5, "int8", 19, low=0, high=14),
     }
-    pairs = [(filled(p, "int8", 33, 50), filled(q, "int8", 19, 50))
-             for p, q in (("random", "random"), ("lowest", "lowest"), ("highest", "lowest"))]  # fmt: skip
+    patterns = (("random", "random"), ("lowest", "lowest"), ("highest", "lowest"))
+    pairs = [(filled(p, "int8", 33, 50), filled(q, "int8", 19, 50)) for p, q in patterns]
     given = [{**tensors, "a": a, "b": b} for a, b in pairs]
     for one in given:  # each alone: the right operand must not be taken for a constant
         compare("matmul", isa, target, [one])
