@@ -23,7 +23,7 @@ EXAMPLES = """\
 The float model as the official evaluation does it, then both models by the same protocol:
   iseg-tvm evaluate --checkpoint seg_tiny_mask/ --dataset ade20k --root ADEChallengeData2016/
   iseg-tvm evaluate --checkpoint seg_tiny_mask/ --dataset ade20k --root ADEChallengeData2016/ \\
-      --protocol ownership
+      --protocol ownership --upsampling nearest
   iseg-tvm evaluate --model model.safetensors --dataset ade20k --root ADEChallengeData2016/ \\
       --resume state.json -o result.json
 Your own pictures (images/) and index PNGs of the same names (masks/), each in one piece:
@@ -83,6 +83,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("ownership", "average"),
         help="how windows are merged, see below (default: average with --checkpoint, else "
         "ownership)",
+    )
+    cut.add_argument(
+        "--upsampling",
+        choices=("nearest", "bilinear"),
+        help="how patches become pixels under --protocol ownership: bilinear scores, or the "
+        "nearest patch, the integer models' only way (default: bilinear with --checkpoint)",
     )
     cut.add_argument(
         "--window",
@@ -150,9 +156,19 @@ def run(args: argparse.Namespace) -> int:
             f"a {kind} gives class maps, and --protocol average needs scores",
             "use --protocol ownership; the float checkpoint can be measured by it too",
         )
+    if kind != "checkpoint" and args.upsampling == "bilinear":
+        raise IsegError(f"a {kind} upsamples by the nearest patch", "leave --upsampling out")
+    if kind == "checkpoint" and args.upsampling == "nearest" and args.protocol != "ownership":
+        raise IsegError("--protocol average upsamples bilinearly", "add --protocol ownership")
     log(args, f"Loading {path}")
     window = tuple(args.window) if args.window else None
-    engine = open_engine(kind, path, window=window, threads=args.threads)
+    engine = open_engine(
+        kind,
+        path,
+        window=window,
+        threads=args.threads,
+        upsampling=args.upsampling or "bilinear",
+    )
     dataset = open_dataset(
         args.dataset,
         args.root,
@@ -219,12 +235,17 @@ def _print(result: "Result") -> None:
     print(f"mIoU            {_percent(metrics.mean_iou)} %  (of {counted} classes)")
     print(f"pixel accuracy  {_percent(metrics.pixel_accuracy)} %")
     print(f"mean accuracy   {_percent(metrics.mean_accuracy)} %")
-    print(f"{result.images} images, {len(result.skipped)} skipped, {result.about['protocol']}")
+    print(f"{result.images} images, {len(result.skipped)} skipped; {_how(result)}")
     if absent:
         print(
             f"{absent} classes are not in the ground truth; those predicted all the same count as "
             "IoU 0, the others not at all"
         )
+
+
+def _how(result: "Result") -> str:
+    """Say how windows and patches became the map."""
+    return f"{result.about['protocol']}, {result.about['upsampling']}"
 
 
 def _percent(value: float) -> str:

@@ -17,31 +17,39 @@ from iseg_tvm.bundle import MANIFEST_NAME
 from iseg_tvm.errors import IsegError
 from iseg_tvm.evaluation.windows import Engine
 from iseg_tvm.files import sha256_file
-from iseg_tvm.palettes import generic_palette, palette_for
+from iseg_tvm.palettes import generic_palette, palette_for, read_classes
 
 if TYPE_CHECKING:
     from iseg_tvm.artifact import QuantizedModel
     from iseg_tvm.models.segmenter import Segmenter as FloatSegmenter
     from iseg_tvm.runtime import Segmenter as CompiledSegmenter
 
+_CLASSES_FILE = "classes.json"
 KINDS = ("checkpoint", "model", "bundle")
 
 
 class CheckpointEngine:
-    """The float model, in PyTorch; class maps are the highest of its bilinear scores."""
+    """The float model, in PyTorch."""
 
     kind = "checkpoint"
 
-    def __init__(self, path: Path, model: FloatSegmenter, window: tuple[int, int] | None) -> None:
+    def __init__(
+        self, path: Path, model: FloatSegmenter, window: tuple[int, int] | None, upsampling: str
+    ) -> None:
         from iseg_tvm.models.checkpoint import CHECKPOINT_FILE, VARIANT_FILE
 
         config = model.config
         weights = path / CHECKPOINT_FILE if path.is_dir() else path
         self.path = str(path)
-        self.classes = palette_for(config.num_classes, config.dataset).classes
+        names = weights.with_name(_CLASSES_FILE)
+        count = config.num_classes
+        palette = read_classes(names) if names.is_file() else palette_for(count, config.dataset)
+        palette.check_count(count)
+        self.classes = palette.classes
         self.window = window or config.image_size
         sums = sha256_file(weights) + sha256_file(weights.with_name(VARIANT_FILE))
         self.checksum = hashlib.sha256(sums.encode()).hexdigest()
+        self.upsampling = upsampling
         self._model = model
 
     def scores(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -49,18 +57,26 @@ class CheckpointEngine:
         import torch
 
         with torch.inference_mode():
-            scores = self._model(self._model.normalize_uint8(np.ascontiguousarray(image[None])))
+            scores = self._model(self._model.normalize_uint8(image[None]))
         return scores[0].permute(1, 2, 0).contiguous().numpy()
 
     def class_map(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """uint8 image (H, W, 3) to uint8 class map (H, W)."""
-        return self.scores(image).argmax(axis=2).astype(np.uint8)
+        import torch
+
+        if self.upsampling == "bilinear":
+            return self.scores(image).argmax(axis=2).astype(np.uint8)
+        with torch.inference_mode():
+            scores = self._model.forward_scores(self._model.normalize_uint8(image[None]))
+        patches = scores[0].argmax(dim=0).numpy().astype(np.uint8)
+        side = self._model.config.encoder.patch_size
+        return patches.repeat(side, axis=0).repeat(side, axis=1)[: image.shape[0], : image.shape[1]]
 
 
 class ModelEngine:
     """The integer model, in PyTorch: what the compiled one computes, bit for bit."""
 
-    kind = "model"
+    kind, upsampling = "model", "nearest"
 
     def __init__(self, path: Path, model: QuantizedModel, window: tuple[int, int] | None) -> None:
         from iseg_tvm.integer_model import IntegerSegmenter
@@ -82,7 +98,7 @@ class ModelEngine:
 class BundleEngine:
     """The compiled model, run by TVM on this machine."""
 
-    kind = "bundle"
+    kind, upsampling = "bundle", "nearest"
 
     def __init__(self, path: Path, segmenter: CompiledSegmenter) -> None:
         self.path = str(path)
@@ -97,7 +113,12 @@ class BundleEngine:
 
 
 def open_engine(
-    kind: str, path: Path, *, window: tuple[int, int] | None = None, threads: int | None = None
+    kind: str,
+    path: Path,
+    *,
+    window: tuple[int, int] | None = None,
+    threads: int | None = None,
+    upsampling: str = "bilinear",
 ) -> Engine:
     """Load a model.
 
@@ -110,6 +131,9 @@ def open_engine(
         Height and width of the images to run it on; its own if left out.
     threads : int, optional
         CPU threads.
+    upsampling : {"bilinear", "nearest"}
+        How a checkpoint's patches become the pixels of its class map: the paper's way, or the
+        integer model's, which knows no other.
 
     Raises
     ------
@@ -141,7 +165,7 @@ def open_engine(
     if model.config.num_classes > 256:
         raise IsegError(f"{path} has {model.config.num_classes} classes, more than 8 bits hold")
     model.set_fused_attention(True)
-    return CheckpointEngine(path, model, window)
+    return CheckpointEngine(path, model, window, upsampling)
 
 
 def _set_torch_threads(threads: int | None) -> None:

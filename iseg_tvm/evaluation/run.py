@@ -114,7 +114,7 @@ def evaluate(
     identity = {
         "model": engine.checksum,
         "data_set": dataset.checksum(),
-        "protocol_or_window": asdict(settings),
+        "protocol_or_window": {**asdict(settings), "upsampling": engine.upsampling},
     }
     state = State.empty(num_classes)
     if state_file is not None:
@@ -131,11 +131,10 @@ def evaluate(
             try:
                 photo, target = read_sample(sample)
             except UnreadableFileError as error:
-                state.skipped.append((sample.name, error.message))
+                state = state.without(sample.name, error.message)
             else:
                 found = predict(engine, photo, settings)
-                state.confusion += confusion_matrix(found, target, num_classes)
-            state.done += 1
+                state = state.counted(confusion_matrix(found, target, num_classes))
             if state_file is not None and state.done % save_every == 0:
                 save_state(state_file, identity, state)
     except KeyboardInterrupt:
@@ -159,12 +158,13 @@ def evaluate(
         "split": dataset.split or None,
         "samples": len(dataset.samples),
         **{key: value for key, value in asdict(settings).items() if key != "max_ratio"},
+        "upsampling": engine.upsampling,
     }
     return Result(
         confusion=state.confusion,
         metrics=compute_metrics(state.confusion),
         images=images,
-        skipped=tuple(state.skipped),
+        skipped=state.skipped,
         classes=dataset.classes,
         about=about,
     )

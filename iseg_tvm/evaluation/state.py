@@ -19,9 +19,9 @@ _VERSION = 1
 _ELSE = "name another file, or delete this one to start again"
 
 
-@dataclass
+@dataclass(frozen=True)
 class State:
-    """What has been counted so far.
+    """What has been counted so far; never changed, so that an interrupt finds it whole.
 
     Attributes
     ----------
@@ -31,13 +31,21 @@ class State:
     """
 
     done: int
-    skipped: list[tuple[str, str]]
+    skipped: tuple[tuple[str, str], ...]
     confusion: npt.NDArray[np.int64]
 
     @classmethod
     def empty(cls, num_classes: int) -> State:
         """Nothing counted."""
-        return cls(0, [], np.zeros((num_classes, num_classes), np.int64))
+        return cls(0, (), np.zeros((num_classes, num_classes), np.int64))
+
+    def counted(self, confusion: npt.NDArray[np.int64]) -> State:
+        """One sample more, with its confusion matrix."""
+        return State(self.done + 1, self.skipped, self.confusion + confusion)
+
+    def without(self, name: str, reason: str) -> State:
+        """One sample more, which could not be read."""
+        return State(self.done + 1, (*self.skipped, (name, reason)), self.confusion)
 
 
 def save_state(path: Path, identity: Mapping[str, Any], state: State) -> None:
@@ -90,7 +98,7 @@ def load_state(path: Path, identity: Mapping[str, Any], num_classes: int) -> Sta
     try:
         found = dict(values["identity"])
         confusion = np.array(values["confusion"], np.int64)
-        skipped = [(str(name), str(reason)) for name, reason in values["skipped"]]
+        skipped = tuple((str(name), str(reason)) for name, reason in values["skipped"])
         state = State(int(values["done"]), skipped, confusion)
     except (KeyError, TypeError, ValueError, OverflowError):
         raise IsegError(f"{path} is damaged", _ELSE) from None

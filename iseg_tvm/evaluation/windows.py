@@ -44,6 +44,7 @@ class Engine(Protocol):
     classes : class names, one a class
     window : (height, width) of the images it takes, in pixels
     checksum : SHA-256 of what was loaded
+    upsampling : ``nearest`` or ``bilinear``: how patches become pixels in its class map
     """
 
     kind: str
@@ -51,6 +52,7 @@ class Engine(Protocol):
     classes: tuple[str, ...]
     window: tuple[int, int]
     checksum: str
+    upsampling: str
 
     def class_map(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """uint8 image (H, W, 3) of ``window`` to uint8 class map (H, W)."""

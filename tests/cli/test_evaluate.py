@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from iseg_tvm.artifact import load_model
 from iseg_tvm.cli.main import main
@@ -80,31 +81,38 @@ def test_integer_model_counts_what_it_predicts(
     assert "confusion" not in printed
 
 
-@pytest.mark.parametrize("protocol", ["average", "ownership"])
+@pytest.mark.parametrize(
+    ("protocol", "upsampling"),
+    [("average", "bilinear"), ("ownership", "bilinear"), ("ownership", "nearest")],
+)
 def test_checkpoint_counts_what_it_predicts(
     models: tuple[Path, Path],
     data: Path,
     tmp_path: Path,
     protocol: str,
+    upsampling: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "result.json"
-    flags = ("--protocol", protocol) if protocol == "ownership" else ()
-    assert evaluate(data, "--checkpoint", models[0], "-o", out, *flags) == 0
+    flags = ("--protocol", protocol, "--upsampling", upsampling)
+    given = () if protocol == "average" else flags
+    assert evaluate(data, "--checkpoint", models[0], "-o", out, *given) == 0
     captured = capsys.readouterr()
     model = load_checkpoint(models[0])
     counts = np.zeros((7, 7), np.int64)
     for image, target in pairs(data):
         with torch.no_grad():
-            found = model(model.normalize_uint8(image[None]))[0].argmax(0).numpy()
+            scores = model.forward_scores(model.normalize_uint8(image[None]))
+        mode = "nearest-exact" if upsampling == "nearest" else upsampling
+        found = functional.interpolate(scores, (16, 16), mode=mode)[0].argmax(0).numpy()
         counts += confusion_matrix(found, target, 7)
-    # Two images in 768 pixels may differ where fused attention rounds otherwise.
+    # Two of 768 pixels may differ where fused attention rounds otherwise.
     values = json.loads(out.read_text())
     assert np.abs(np.array(values["confusion"]) - counts).sum() <= 4
-    assert values["protocol"] == protocol
+    assert (values["protocol"], values["upsampling"]) == (protocol, upsampling)
     assert "evaluating 0/3" in captured.err
     assert "mIoU" in captured.out
-    assert f"3 images, 0 skipped, {protocol}" in captured.out
+    assert f"3 images, 0 skipped; {protocol}, {upsampling}" in captured.out
     assert captured.out.endswith(f"Generated: {out}\n")
 
 
@@ -205,6 +213,7 @@ def test_resume(
         (("--root", "nowhere"), "data set folder nowhere does not exist"),
         (("--split", "test"), "has no folder images/test"),
         (("--protocol", "average"), "a model gives class maps"),
+        (("--upsampling", "bilinear"), "a model upsamples by the nearest patch"),
         (("--whole-image", "--stride", "4", "4"), "--whole-image takes neither"),
         (("--stride", "20", "4"), "stride 20 4 leaves gaps"),
         (("--dataset", "ade20k", "--ignore-label", "0"), "own ignored label"),
@@ -226,6 +235,28 @@ def test_bad_requests(
     assert message.startswith("error: ")
     assert reason in message
     assert all(hint.startswith("hint: ") for hint in hints)
+
+
+def test_class_names_of_a_checkpoint(
+    models: tuple[Path, Path], data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = models[0] / "classes.json"
+    try:
+        names.write_text(json.dumps([[f"thing {i}", [i, i, i]] for i in range(7)]))
+        assert evaluate(data, "--checkpoint", models[0], "-q", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["classes"][6]["name"] == "thing 6"
+        names.write_text('[["x", [0, 0, 0]]]')
+        assert evaluate(data, "--checkpoint", models[0], "-q") == 2
+        assert "names 1 classes, and the model has 7" in capsys.readouterr().err
+    finally:
+        names.unlink()
+
+
+def test_average_is_bilinear(
+    models: tuple[Path, Path], data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(data, "--checkpoint", models[0], "-q", "--upsampling", "nearest") == 2
+    assert "--protocol average upsamples bilinearly" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

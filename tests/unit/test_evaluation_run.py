@@ -21,6 +21,7 @@ class RedEngine:
     """Its class map is the red channel; it can be made to stop."""
 
     kind, path, classes, window = "model", "red", CLASSES, (4, 4)
+    upsampling = "nearest"
 
     def __init__(self, checksum: str = "1", calls: int = 1000) -> None:
         self.checksum, self.calls = checksum, calls

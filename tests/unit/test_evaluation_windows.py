@@ -19,6 +19,7 @@ class RedEngine:
     """Its class map is the red channel."""
 
     kind, path, classes, checksum = "model", "red", CLASSES, "0"
+    upsampling = "nearest"
 
     def __init__(self, window: tuple[int, int]) -> None:
         self.window = window
@@ -166,6 +167,14 @@ def test_the_map_has_the_size_of_the_photo() -> None:
     assert found.shape == (21, 37)
     assert (found == 2).all()
     assert len(engine.calls) == 2  # 8 x 14
+
+
+@pytest.mark.parametrize("size", [(1, 1), (60, 1), (1, 60)])
+def test_photos_of_one_pixel_or_line(size: tuple[int, int]) -> None:
+    settings = Settings("ownership", (8, 8), (5, 5), short_side=8, max_ratio=4)
+    found = predict(RedEngine((8, 8)), Image.new("RGB", size, (2, 0, 0)), settings)
+    assert found.shape == size[::-1]
+    assert (found == 2).all()
 
 
 def test_whole_image_is_one_window() -> None:
