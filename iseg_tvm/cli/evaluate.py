@@ -238,8 +238,8 @@ def _print(result: "Result") -> None:
     print(f"{result.images} images, {len(result.skipped)} skipped; {_how(result)}")
     if absent:
         print(
-            f"{absent} classes are not in the ground truth; those predicted all the same count as "
-            "IoU 0, the others not at all"
+            f"classes not in the ground truth: {absent} (IoU 0 where predicted all the same, as in "
+            "mmsegmentation; else not counted)"
         )
 
 

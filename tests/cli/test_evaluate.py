@@ -153,7 +153,7 @@ def test_bundle_gives_known_figures(
     assert [row["iou"] for row in values["classes"]] == [None, 0.5, 0.5]
     assert values["mean_iou"] == 0.5
     assert values["classes_in_mean_iou"] == 2
-    assert "1 classes are not in the ground truth" in capsys.readouterr().out
+    assert "classes not in the ground truth: 1 (" in capsys.readouterr().out
 
 
 def test_bundle_needs_no_torch(toy_bundle: Path, tmp_path: Path) -> None:
