@@ -3,7 +3,8 @@
 import io
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,33 @@ _DEEP_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's modes of 16-bi
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
+@contextmanager
+def open_picture(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Open a picture with its pixels read, in Pillow's mode of the file.
+
+    Raises
+    ------
+    IsegError
+        The file is missing, is no picture, or is cut short.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder, not a picture" if path.is_dir() else "does not exist"
+        raise IsegError(f"{path} {what}", "name a picture file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                file.load()
+                yield file
+    except UnidentifiedImageError as error:
+        raise IsegError(f"{path} is not a picture Pillow can read", "use PNG or JPEG") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise IsegError(f"{path} is too large a picture: {error}", "make it smaller") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise IsegError(f"{path} is a damaged picture: {error}", "copy it again") from error
+
+
 def load_photo(path: str | os.PathLike[str]) -> Image.Image:
     """Read a picture as RGB, upright.
 
@@ -28,22 +56,8 @@ def load_photo(path: str | os.PathLike[str]) -> Image.Image:
     IsegError
         The file is missing, is no picture, is cut short, or has floating-point pixels.
     """
-    path = Path(path)
-    if not path.is_file():
-        what = "is a folder, not a picture" if path.is_dir() else "does not exist"
-        raise IsegError(f"{path} {what}", "name a picture file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                file.load()
-                return _to_rgb(ImageOps.exif_transpose(file), path)
-    except UnidentifiedImageError as error:
-        raise IsegError(f"{path} is not a picture Pillow can read", "use PNG or JPEG") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise IsegError(f"{path} is too large a picture: {error}", "make it smaller") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise IsegError(f"{path} is a damaged picture: {error}", "copy it again") from error
+    with open_picture(path) as file:
+        return _to_rgb(ImageOps.exif_transpose(file), Path(path))
 
 
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 
 from iseg_tvm import __version__
 from iseg_tvm.cli import compile as compile_command
-from iseg_tvm.cli import info, quantize, segment
+from iseg_tvm.cli import evaluate, info, quantize, segment
 from iseg_tvm.errors import IsegError
 
 _COMMANDS = {
     "quantize": quantize,
     "compile": compile_command,
     "segment": segment,
+    "evaluate": evaluate,
     "info": info,
 }
 _DESCRIPTION = """\

@@ -1,0 +1,252 @@
+"""``iseg-tvm evaluate``: mIoU of a float, integer or compiled model on a labelled data set."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from iseg_tvm.cli.common import (
+    add_common_arguments,
+    log,
+    positive_int,
+    print_generated,
+    progress_bar,
+)
+
+if TYPE_CHECKING:
+    from iseg_tvm.evaluation.run import Result
+    from iseg_tvm.evaluation.windows import Settings
+
+SUMMARY = "measure the mIoU of a checkpoint, integer model or bundle on a labelled data set"
+EXAMPLES = """\
+The float model as the official evaluation does it, then both models by the same protocol:
+  iseg-tvm evaluate --checkpoint seg_tiny_mask/ --dataset ade20k --root ADEChallengeData2016/
+  iseg-tvm evaluate --checkpoint seg_tiny_mask/ --dataset ade20k --root ADEChallengeData2016/ \\
+      --protocol ownership --upsampling nearest
+  iseg-tvm evaluate --model model.safetensors --dataset ade20k --root ADEChallengeData2016/ \\
+      --resume state.json -o result.json
+Your own pictures (images/) and index PNGs of the same names (masks/), each in one piece:
+  iseg-tvm evaluate --bundle bundle/ --dataset folder --root mine/ --whole-image
+
+protocols, where sliding windows overlap:
+  average    the official one: mean score, resized bilinearly; float checkpoints only
+  ownership  each pixel's class comes from the window whose centre is nearest, and the map is
+             resized by nearest neighbour; for every model, so figures can be compared
+"""
+
+# Shorter side in pixels, and longest side over it (the official config.yml and data/config/*.py).
+_SIDES = {"ade20k": (512, 4), "cityscapes": (1024, 2), "pascal-context": (520, 8)}
+_OVERLAP = 32  # the official evaluation's windows overlap by so many pixels
+
+
+def _label(text: str) -> int:
+    if not text.isdecimal() or not 0 <= int(text) <= 255:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a label of 0 to 255")
+    return int(text)
+
+
+def _side(text: str) -> int:
+    return 0 if text == "0" else positive_int(text)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's flags."""
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--checkpoint", type=Path, metavar="DIR", help="folder of the float model")
+    model.add_argument(
+        "--model", type=Path, metavar="FILE", help="integer model (*.safetensors), run by PyTorch"
+    )
+    model.add_argument("--bundle", type=Path, metavar="DIR", help="compiled model, run by TVM")
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--dataset",
+        required=True,
+        metavar="NAME",
+        help="ade20k, cityscapes, pascal-context (official layouts) or folder",
+    )
+    data.add_argument("--root", required=True, type=Path, metavar="DIR", help="the data set")
+    data.add_argument("--split", metavar="NAME", help="default: val; folder: images/ itself")
+    data.add_argument(
+        "--ignore-label",
+        type=_label,
+        metavar="N",
+        help="mask value that does not count, for --dataset folder (default: 255)",
+    )
+    data.add_argument("--limit", type=positive_int, metavar="N", help="only the first N samples")
+    data.add_argument(
+        "--strict", action="store_true", help="exit 1 if any file was missing or damaged"
+    )
+    cut = parser.add_argument_group("windows")
+    cut.add_argument(
+        "--protocol",
+        choices=("ownership", "average"),
+        help="how windows are merged, see below (default: average with --checkpoint, else "
+        "ownership)",
+    )
+    cut.add_argument(
+        "--upsampling",
+        choices=("nearest", "bilinear"),
+        help="how patches become pixels under --protocol ownership: bilinear scores, or the "
+        "nearest patch, the integer models' only way (default: bilinear with --checkpoint)",
+    )
+    cut.add_argument(
+        "--window",
+        nargs=2,
+        type=positive_int,
+        metavar=("H", "W"),
+        help="size of a window in pixels (default: the model's image size)",
+    )
+    cut.add_argument(
+        "--stride",
+        nargs=2,
+        type=positive_int,
+        metavar=("H", "W"),
+        help=f"from window to window, in pixels (default: the window less {_OVERLAP})",
+    )
+    cut.add_argument(
+        "--short-side",
+        type=_side,
+        metavar="N",
+        help="photos are resized until their shorter side is N pixels, 0 keeps their size "
+        "(default: ade20k 512, cityscapes 1024, pascal-context 520, folder the window's)",
+    )
+    cut.add_argument(
+        "--whole-image",
+        action="store_true",
+        help="no sliding: squeeze the whole photo into one window, as `segment` does",
+    )
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="N", help="CPU threads (default: the library's)"
+    )
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="FILE",
+        help="keep the state of the run in this file, and continue from it if it exists",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="JSON file to write: the result of --json and the confusion matrix (rows: truth)",
+    )
+    add_common_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate; return the exit status."""
+    from iseg_tvm.errors import IsegError
+    from iseg_tvm.evaluation.datasets import check_request, open_dataset
+    from iseg_tvm.evaluation.engines import KINDS, open_engine
+    from iseg_tvm.evaluation.run import evaluate
+    from iseg_tvm.files import atomic_write
+
+    # All that is quick to refuse comes before torch is imported.
+    check_request(args.dataset, args.root, args.ignore_label)
+    if args.whole_image and (args.stride or args.short_side is not None):
+        raise IsegError(
+            "--whole-image takes neither --stride nor --short-side", "leave one of them out"
+        )
+    kind = next(kind for kind in KINDS if getattr(args, kind) is not None)
+    path = getattr(args, kind)
+    if kind != "checkpoint" and args.protocol == "average":
+        raise IsegError(
+            f"a {kind} gives class maps, and --protocol average needs scores",
+            "use --protocol ownership; the float checkpoint can be measured by it too",
+        )
+    if kind != "checkpoint" and args.upsampling == "bilinear":
+        raise IsegError(f"a {kind} upsamples by the nearest patch", "leave --upsampling out")
+    if kind == "checkpoint" and args.upsampling == "nearest" and args.protocol != "ownership":
+        raise IsegError("--protocol average upsamples bilinearly", "add --protocol ownership")
+    log(args, f"Loading {path}")
+    window = tuple(args.window) if args.window else None
+    engine = open_engine(
+        kind,
+        path,
+        window=window,
+        threads=args.threads,
+        upsampling=args.upsampling or "bilinear",
+    )
+    dataset = open_dataset(
+        args.dataset,
+        args.root,
+        split=args.split,
+        classes=engine.classes,
+        ignore_label=args.ignore_label,
+    )
+    settings = _settings(args, kind, engine.window)
+    log(args, f"Evaluating on {len(dataset.samples)} samples of {args.dataset}: {settings}")
+    with progress_bar(args) as progress:
+        result = evaluate(
+            engine,
+            dataset,
+            settings,
+            limit=args.limit,
+            state_file=args.resume,
+            progress=progress,
+        )
+    for name, reason in result.skipped:
+        print(f"skipped {name}: {reason}", file=sys.stderr)
+    if result.skipped:
+        print(f"{len(result.skipped)} samples were skipped", file=sys.stderr)
+    generated = []
+    if args.output is not None:
+        with atomic_write(args.output) as stream:
+            stream.write(json.dumps(result.to_dict(with_confusion=True)).encode() + b"\n")
+        generated.append(args.output)
+    if not args.json:
+        _print(result)
+    print_generated(args, result.to_dict(with_confusion=False), *generated)
+    return 1 if args.strict and result.skipped else 0
+
+
+def _settings(args: argparse.Namespace, kind: str, window: tuple[int, int]) -> "Settings":
+    """Fill in the defaults."""
+    from iseg_tvm.evaluation.windows import Settings
+
+    protocol = args.protocol or ("average" if kind == "checkpoint" else "ownership")
+    if args.whole_image:
+        return Settings(protocol, window, None)
+    short_side, max_ratio = _SIDES.get(args.dataset, (min(window), 4))
+    if args.short_side is not None:
+        short_side = args.short_side
+    height, width = (side - _OVERLAP if side > _OVERLAP else side for side in window)
+    stride = tuple(args.stride) if args.stride else (height, width)
+    return Settings(protocol, window, stride, short_side or None, max_ratio)
+
+
+def _print(result: "Result") -> None:
+    """Print the table of classes, and the means."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for name in ("class", "IoU %", "accuracy %", "pixels"):
+        table.add_column(name, justify="left" if name == "class" else "right", no_wrap=True)
+    metrics = result.metrics
+    rows = zip(result.classes, metrics.iou, metrics.accuracy, metrics.pixels, strict=True)
+    for name, iou, accuracy, pixels in rows:
+        table.add_row(name, _percent(iou), _percent(accuracy), str(pixels))
+    Console(file=sys.stdout, markup=False).print(table)
+    counted = result.to_dict(with_confusion=False)["classes_in_mean_iou"]
+    absent = sum(1 for pixels in metrics.pixels if not pixels)
+    print(f"mIoU            {_percent(metrics.mean_iou)} %  (of {counted} classes)")
+    print(f"pixel accuracy  {_percent(metrics.pixel_accuracy)} %")
+    print(f"mean accuracy   {_percent(metrics.mean_accuracy)} %")
+    print(f"{result.images} images, {len(result.skipped)} skipped; {_how(result)}")
+    if absent:
+        print(
+            f"classes not in the ground truth: {absent} (IoU 0 where predicted all the same, as in "
+            "mmsegmentation; else not counted)"
+        )
+
+
+def _how(result: "Result") -> str:
+    """Say how windows and patches became the map."""
+    return f"{result.about['protocol']}, {result.about['upsampling']}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:6.2f}" if value == value else "     -"
