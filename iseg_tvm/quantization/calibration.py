@@ -92,7 +92,7 @@ def calibrate(
     ):
         for done, image in enumerate(images, start=1):
             for view in views(image):
-                model.forward_scores(model.normalize_uint8(np.ascontiguousarray(view[None])))
+                model.forward_scores(model.normalize_uint8(np.array(view[None], order="C")))
             if progress is not None:
                 progress("calibrating", done, len(images))
     for site, histogram in statistics.sites.items():
@@ -159,7 +159,7 @@ def measure_means(
     with _hooks(model, observer), _fused_attention(model), torch.no_grad():
         for done, image in enumerate(images, start=1):
             for view in (image, image[:, ::-1]):
-                model.forward_scores(model.normalize_uint8(np.ascontiguousarray(view[None])))
+                model.forward_scores(model.normalize_uint8(np.array(view[None], order="C")))
             if progress is not None:
                 progress("correcting biases", done, len(images))
     return observer.means
