@@ -14,34 +14,40 @@ from typing import Any
 from iseg_tvm.errors import IsegError
 from iseg_tvm.targets import TargetSpec
 
-_GLIBC = "2.28"  # oldest that TVM's own wheels run on
+_FLAGS = ("-shared", "-fPIC", "-nostdlib")
+"""The code is self-contained: all it calls is TVM's runtime, and ``memcpy`` or ``memset``, which the
+process that loads it has. Without start files and libc (``-nostdlib``) the library asks for no
+version of glibc, needs no sysroot to link, and zig does not compile a C library first."""
 
 
 def link_command(target: TargetSpec) -> list[str]:
-    """Command that links a shared library for ``target``; objects and ``-o`` follow.
+    """Command that links a shared library for ``target``; ``-o``, the output and objects follow.
 
-    Looks for the host's compiler or a cross compiler, then ``ld.lld``, then ``ziglang``.
+    In this order: GCC for the architecture (the system's own compiler where it is the host's),
+    ``ld.lld`` (so clang with lld needs no line of its own), and ``ziglang`` from pip, which comes
+    with ``iseg-tvm[host]``: there is always one. All give a library that runs on any glibc; the
+    board's floor is TVM's own wheel (docs/arm.md).
 
     Raises
     ------
     IsegError
         None is installed.
     """
-    compilers = [f"{target.arch}-linux-gnu-g++", f"{target.arch}-linux-gnu-gcc"]
+    compilers = [f"{target.arch}-linux-gnu-gcc"]
     if platform.machine() == target.arch:
-        compilers += ["g++", "gcc", "clang++", "clang", "cc"]
+        compilers += ["gcc", "clang", "cc"]
     for name in compilers:
         if shutil.which(name):
-            return [name, "-shared", "-fPIC"]
+            return [name, *_FLAGS]
     if shutil.which("ld.lld"):
         return ["ld.lld", "-shared"]
     if importlib.util.find_spec("ziglang") is not None:
-        triple = f"{target.arch}-linux-gnu.{_GLIBC}"
-        return [sys.executable, "-m", "ziglang", "cc", "-target", triple, "-shared", "-fPIC"]
+        triple = f"{target.arch}-linux-gnu"
+        return [sys.executable, "-m", "ziglang", "cc", "-target", triple, *_FLAGS]
     raise IsegError(
         f"no linker for {target.arch} is installed",
-        f"install g++ (Debian: g++-{target.arch.replace('_', '-')}-linux-gnu), lld or, with pip, "
-        "ziglang",
+        "install ziglang with pip (it is part of iseg-tvm[host]), or lld, or "
+        f"gcc-{target.arch.replace('_', '-')}-linux-gnu",
     )
 
 

@@ -1,0 +1,59 @@
+"""The ARM user space, and what is compiled once for all tests."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from iseg_tvm.artifact import QuantizedModel
+from iseg_tvm.build import compile_bundle
+from iseg_tvm.errors import IsegError
+from iseg_tvm.targets import load_target
+from tests.arm.jobs import KernelLibrary, compile_kernels
+from tests.arm.kernel_cases import collect
+from tests.arm.userspace import PreparationError, UserSpace, prepare
+from tests.helpers import random_quantized_model, tiny_config
+
+Compiled = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def user_space() -> UserSpace:
+    """The emulated system; without it the tests are skipped, but fail in continuous integration."""
+    try:
+        return prepare()
+    except (PreparationError, IsegError) as error:
+        reason = f"no ARM user space: {error}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def kernel_library(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], KernelLibrary]:
+    """Function of a target's name: all kernels compiled for it, once."""
+    folder = tmp_path_factory.mktemp("kernels")
+    cases = collect()
+    return functools.cache(lambda target: compile_kernels(target, cases, folder))
+
+
+@pytest.fixture(scope="session")
+def small_model() -> QuantizedModel:
+    """A model that has every operator, on an image that no patch size divides."""
+    return random_quantized_model(tiny_config(depth=1), 3, input_size=(18, 27))
+
+
+@pytest.fixture(scope="session")
+def small_bundle(small_model: QuantizedModel, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    """Function of a target's name: the small model's bundle for it, compiled once."""
+    folder = tmp_path_factory.mktemp("bundles")
+
+    @functools.cache
+    def compiled(target: str) -> Path:
+        return compile_bundle(small_model, load_target(target), folder / target).path
+
+    return compiled

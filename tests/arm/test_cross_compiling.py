@@ -1,0 +1,87 @@
+"""Libraries for ARM, looked at on the host: their instructions, and what they need to load."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from iseg_tvm import linking
+from iseg_tvm.errors import IsegError
+from iseg_tvm.linking import link_command
+from iseg_tvm.targets import load_target
+from tests.arm.jobs import KernelLibrary
+
+DOT_PRODUCTS = ["sdot", "udot", "usdot", "sudot"]
+MATRIX_PRODUCTS = ["smmla", "ummla", "usmmla"]
+
+
+def mnemonics(assembly: str) -> set[str]:
+    """Instructions that occur in an assembly listing."""
+    return set(re.findall(r"^\s+([a-z][a-z0-9.]*)\s", assembly, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("target", "present", "absent"),
+    [
+        ("rpi3", ["sqrdmulh"], DOT_PRODUCTS + MATRIX_PRODUCTS),
+        ("rpi4", ["sqrdmulh"], DOT_PRODUCTS + MATRIX_PRODUCTS),
+        ("aarch64", ["sqrdmulh"], DOT_PRODUCTS + MATRIX_PRODUCTS),
+        ("rpi5", ["sdot", "sqrdmulh"], MATRIX_PRODUCTS),
+    ],
+)
+def test_instructions(
+    kernel_library: Callable[[str], KernelLibrary],
+    target: str,
+    present: list[str],
+    absent: list[str],
+) -> None:
+    found = mnemonics(kernel_library(target).assembly)
+    assert [name for name in present if name not in found] == []
+    assert [name for name in absent if name in found] == []
+
+
+@pytest.mark.parametrize("target", ["rpi4", "x86-generic"])
+def test_library_asks_for_no_version_of_glibc(
+    small_bundle: Callable[[str], Path], target: str
+) -> None:
+    content = (small_bundle(target) / "model.so").read_bytes()
+    assert re.findall(rb"GLIBC_[0-9.]+|lib\w+\.so\.\d", content) == []
+
+
+def _installed(monkeypatch: pytest.MonkeyPatch, *tools: str, zig: bool) -> None:
+    """Pretend that this x86 machine has these tools only."""
+    monkeypatch.setattr(linking.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(linking.shutil, "which", lambda name: name if name in tools else None)
+    monkeypatch.setattr(linking.importlib.util, "find_spec", lambda name: zig or None)
+
+
+@pytest.mark.parametrize(
+    ("tools", "zig", "command"),
+    [
+        (["gcc", "ld.lld", "aarch64-linux-gnu-gcc"], True, "aarch64-linux-gnu-gcc"),
+        (["gcc", "ld.lld"], True, "ld.lld"),
+        (["gcc"], True, f"{sys.executable} -m ziglang cc -target aarch64-linux-gnu"),
+    ],
+)
+def test_order_of_linkers(
+    monkeypatch: pytest.MonkeyPatch, tools: list[str], zig: bool, command: str
+) -> None:
+    _installed(monkeypatch, *tools, zig=zig)
+    assert " ".join(link_command(load_target("rpi4"))).startswith(f"{command} -shared")
+
+
+def test_no_linker(monkeypatch: pytest.MonkeyPatch) -> None:
+    _installed(monkeypatch, "gcc", zig=False)
+    with pytest.raises(IsegError, match="no linker for aarch64 is installed") as caught:
+        link_command(load_target("rpi4"))
+    assert "iseg-tvm[host]" in caught.value.hint
+
+
+def test_zig_is_there_wherever_iseg_tvm_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host extra brings it, so that no other linker is needed."""
+    monkeypatch.setattr(linking.shutil, "which", lambda name: None)
+    assert "ziglang" in link_command(load_target("rpi4"))
