@@ -15,9 +15,9 @@ from iseg_tvm.errors import IsegError
 from iseg_tvm.targets import TargetSpec
 
 _FLAGS = ("-shared", "-fPIC", "-nostdlib")
-"""The code is self-contained: all it calls is TVM's runtime, and ``memcpy`` or ``memset``, which the
-process that loads it has. Without start files and libc (``-nostdlib``) the library asks for no
-version of glibc, needs no sysroot to link, and zig does not compile a C library first."""
+"""The code is self-contained: all it calls is TVM's runtime, and ``memcpy`` or ``memset``, which
+the process that loads it has. Without start files and libc (``-nostdlib``) the library asks for
+no version of glibc, needs no sysroot to link, and zig does not compile a C library first."""
 
 
 def link_command(target: TargetSpec) -> list[str]:

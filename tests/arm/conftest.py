@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from iseg_tvm.artifact import QuantizedModel
+from iseg_tvm.artifact import QuantizedModel, load_model
 from iseg_tvm.build import compile_bundle
+from iseg_tvm.cli.main import main
 from iseg_tvm.errors import IsegError
 from iseg_tvm.targets import load_target
 from tests.arm.jobs import KernelLibrary, compile_kernels
 from tests.arm.kernel_cases import collect
-from tests.arm.userspace import PreparationError, UserSpace, prepare
+from tests.arm.userspace import REPOSITORY, PreparationError, UserSpace, prepare
 from tests.helpers import random_quantized_model, tiny_config
 
 Compiled = Callable[[str], Path]
+DEMO = REPOSITORY / "demo"
 
 
 @pytest.fixture(scope="session")
@@ -48,12 +50,29 @@ def small_model() -> QuantizedModel:
 
 
 @pytest.fixture(scope="session")
+def demo_model(tmp_path_factory: pytest.TempPathFactory) -> QuantizedModel:
+    """The shipped demo model, quantized as ``make demo`` does."""
+    path = tmp_path_factory.mktemp("demo") / "model.safetensors"
+    checkpoint, photo = DEMO / "checkpoint", DEMO / "calibration.png"
+    command = ["quantize", "--checkpoint", checkpoint, "--calibration", photo, "-o", path]
+    assert main([*map(str, command), "--quiet"]) == 0
+    return load_model(path)
+
+
+@pytest.fixture(scope="session")
 def small_bundle(small_model: QuantizedModel, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     """Function of a target's name: the small model's bundle for it, compiled once."""
-    folder = tmp_path_factory.mktemp("bundles")
+    return _compiled(small_model, tmp_path_factory.mktemp("small_bundles"))
 
-    @functools.cache
+
+@pytest.fixture(scope="session")
+def demo_bundle(demo_model: QuantizedModel, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    """Function of a target's name: the demo model's bundle for it, compiled once."""
+    return _compiled(demo_model, tmp_path_factory.mktemp("demo_bundles"))
+
+
+def _compiled(model: QuantizedModel, folder: Path) -> Compiled:
     def compiled(target: str) -> Path:
-        return compile_bundle(small_model, load_target(target), folder / target).path
+        return compile_bundle(model, load_target(target), folder / target).path
 
-    return compiled
+    return functools.cache(compiled)

@@ -82,8 +82,9 @@ class Job:
     ) -> None:
         """Run a bundle on ``images`` (N, H, W, 3); ``expected`` are class maps (N, H, W)."""
         self.arrays |= {f"{name}/images": images, f"{name}/expected": expected}
-        self.bundles.append({"name": name, "path": str(path), "num_threads": num_threads,
-                             "images": f"{name}/images", "expected": f"{name}/expected"})  # fmt: skip
+        entry = {"name": name, "path": str(path), "num_threads": num_threads}
+        entry |= {"images": f"{name}/images", "expected": f"{name}/expected"}
+        self.bundles.append(entry)
 
     def write(self) -> Path:
         """Write the folder's files; return the folder."""

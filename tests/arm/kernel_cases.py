@@ -1,7 +1,7 @@
 """Every kernel test of ``tests/kernels``, taken over for another machine.
 
-Those tests call ``compare(operator, isa, target, cases, **attributes)``. Here ``compare`` only notes
-what it was given, so that a case added there is run on the emulated boards too.
+Those tests call ``compare(operator, isa, target, cases, **attributes)``. Here ``compare`` only
+notes what it was given, so that a case added there is run on the emulated boards too.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ def collect() -> list[KernelCase]:
     for family, module in zip(FAMILIES, MODULES, strict=True):
 
         def note(
-            operator: str, isa: Any, target: str, cases: list, *, _family: str = family, **given: Any
-        ) -> None:
+            operator: str, isa: Any, target: str, cases: list[dict[str, np.ndarray]],
+            *, _family: str = family, **given: Any,
+        ) -> None:  # fmt: skip
             name = f"{_family}_{len(found)}_{operator}"
             tensors = [{n: t.copy() for n, t in case.items()} for case in cases]
             found.append(KernelCase(name, operator, tensors, given))

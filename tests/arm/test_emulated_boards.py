@@ -12,22 +12,33 @@ import numpy as np
 import pytest
 
 from iseg_tvm.artifact import QuantizedModel
+from iseg_tvm.images import load_photo, photo_to_array
 from iseg_tvm.reference_model import run_reference
 from tests.arm.boards import BOARDS, Board, make_sysroot, run_guest
+from tests.arm.conftest import DEMO
 from tests.arm.jobs import Job, KernelLibrary
 from tests.arm.kernel_cases import FAMILIES
 from tests.arm.userspace import UserSpace
 from tests.helpers import random_image
 
-
 THREADS = (1, None)  # one, and all CPUs
+Examples = tuple[np.ndarray, np.ndarray]  # images (N, H, W, 3), class maps (N, H, W)
 
 
 @pytest.fixture(scope="module")
-def images(small_model: QuantizedModel) -> tuple[np.ndarray, np.ndarray]:
+def images(small_model: QuantizedModel) -> Examples:
     """Images of the small model and their class maps."""
     photos = [random_image(*small_model.input_size, seed) for seed in range(3)]
     return np.stack(photos), np.stack([run_reference(small_model, photo) for photo in photos])
+
+
+@pytest.fixture(scope="module")
+def demo_photo(demo_model: QuantizedModel) -> Examples:
+    """The demo's photograph and its class map."""
+    photo = photo_to_array(load_photo(DEMO / "photo.jpg"), demo_model.input_size)
+    class_map = run_reference(demo_model, photo)
+    assert len(np.unique(class_map)) > 1
+    return photo[None], class_map[None]
 
 
 @pytest.fixture(scope="module", params=BOARDS, ids=lambda board: board.cpu)
@@ -36,7 +47,9 @@ def emulated(
     user_space: UserSpace,
     kernel_library: Callable[[str], KernelLibrary],
     small_bundle: Callable[[str], Path],
-    images: tuple[np.ndarray, np.ndarray],
+    demo_bundle: Callable[[str], Path],
+    images: Examples,
+    demo_photo: Examples,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Board, dict[str, Any]]:
     """A board, and what it reported of the one process it ran."""
@@ -48,6 +61,7 @@ def emulated(
         for threads in THREADS:
             name = f"{target} {threads}"
             job.add_bundle(name, small_bundle(target), *images, num_threads=threads)
+    job.add_bundle("demo", demo_bundle(board.targets[0]), *demo_photo, num_threads=None)
     if "asimddp" not in board.features:
         job.add_bundle("foreign", small_bundle("rpi5"), *images)
     sysroot = make_sysroot(user_space, board, folder / "sysroot")
@@ -69,6 +83,10 @@ def test_whole_model(emulated: tuple[Board, dict[str, Any]]) -> None:
     names = [f"{target} {threads}" for target in board.targets for threads in THREADS]
     assert {name: report["bundles"][name] for name in names} == dict.fromkeys(names, "")
     assert not report["compiler_loaded"]
+
+
+def test_demo_model(emulated: tuple[Board, dict[str, Any]]) -> None:
+    assert emulated[1]["bundles"]["demo"] == ""
 
 
 def test_bundle_for_a_later_cpu_is_refused(emulated: tuple[Board, dict[str, Any]]) -> None:
