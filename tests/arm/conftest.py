@@ -54,7 +54,8 @@ def demo_model(tmp_path_factory: pytest.TempPathFactory) -> QuantizedModel:
     """The shipped demo model, quantized as ``make demo`` does."""
     path = tmp_path_factory.mktemp("demo") / "model.safetensors"
     checkpoint, photo = DEMO / "checkpoint", DEMO / "calibration.png"
-    command = ["quantize", "--checkpoint", checkpoint, "--calibration", photo, "-o", path]
+    command = ["quantize", "--checkpoint", checkpoint, "--calibration", photo]
+    command += ["--classes", DEMO / "classes.json", "-o", path]
     assert main([*map(str, command), "--quiet"]) == 0
     return load_model(path)
 
