@@ -180,7 +180,7 @@ def _emit_logits(
 
     def tile(row: Expr, rows: int, panel: Expr, width: int, real: int) -> None:
         accumulators = emit_micro_kernel(
-            isa, words, row * stride, stride, rows, packed.keys,
+            isa, isa.dot, words, row * stride, stride, rows, packed.keys,
             head * keys.size + keys.offset(panel), width, keys.depth,
         )  # fmt: skip
         column = panel * isa.columns
@@ -206,7 +206,7 @@ def _emit_output(
 
     def tile(row: Expr, rows: int, panel: Expr, width: int, real: int) -> None:
         accumulators = emit_micro_kernel(
-            isa, words, row * stride, stride, rows, packed.values,
+            isa, isa.dot, words, row * stride, stride, rows, packed.values,
             head * values.size + values.offset(panel), width, values.depth,
         )  # fmt: skip
         column = panel * isa.columns

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from iseg_tvm.kernels.epilogue import Epilogue, emit_epilogue
-from iseg_tvm.kernels.isa import Isa
+from iseg_tvm.kernels.isa import Dot, Isa
 from iseg_tvm.kernels.micro_kernel import emit_micro_kernel, word_dtype
 from iseg_tvm.kernels.packing import (
     PanelLayout,
@@ -56,6 +56,7 @@ class Gemm:
     Attributes
     ----------
     block_rows : rows packed and computed by one task, a multiple of ``isa.rows``
+    dot : the ISA's dot product that the right operand's values allow
     """
 
     isa: Isa
@@ -64,6 +65,7 @@ class Gemm:
     inner: int
     block_rows: int
     epilogue: Epilogue
+    dot: Dot
 
     @property
     def layout(self) -> PanelLayout:
@@ -118,8 +120,8 @@ def _emit_tile(
     isa, layout, epilogue = gemm.isa, gemm.layout, gemm.epilogue
     lanes, stride = isa.lanes, layout.depth // isa.k_group
     accumulators = emit_micro_kernel(
-        isa, words, row * stride, stride, rows, right, right_start + layout.offset(panel), width,
-        layout.depth,
+        isa, gemm.dot, words, row * stride, stride, rows, right, right_start + layout.offset(panel),
+        width, layout.depth,
     )  # fmt: skip
     column = panel * isa.columns
     for r, accumulator in enumerate(accumulators):
@@ -251,8 +253,12 @@ def _unpack(
 
 
 def _gemm_of(context: LoweringContext, rows: int, inner: int, epilogue: Epilogue) -> Gemm:
-    block = default_block_rows(context.isa, rows, inner)
-    return Gemm(context.isa, rows, context.result.shape[1], inner, block, epilogue)
+    isa, dot = context.isa, context.isa.dot
+    weight = context.constants.get("weight")
+    if isa.weight_dot is not None and weight is not None and weight.min() > -128:
+        dot = isa.weight_dot
+    block = default_block_rows(isa, rows, inner)
+    return Gemm(isa, rows, context.result.shape[1], inner, block, epilogue, dot)
 
 
 def _weight_arguments(context: LoweringContext, epilogue: Epilogue) -> list[np.ndarray]:

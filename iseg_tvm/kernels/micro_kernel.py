@@ -7,20 +7,21 @@ per group of ``k_group`` values one load per right vector, one 32-bit broadcast 
 
 from __future__ import annotations
 
-from iseg_tvm.kernels.isa import Isa
+from iseg_tvm.kernels.isa import Dot, Isa
 from iseg_tvm.kernels.vector import Buffer, Expr, T, load, scratch, splat, store
 
 Accumulators = list[Buffer]
 
 
 def emit_micro_kernel(
-    isa: Isa, left: Buffer, left_start: Expr, left_stride: int, rows: int,
+    isa: Isa, dot: Dot, left: Buffer, left_start: Expr, left_stride: int, rows: int,
     right: Buffer, right_start: Expr, width: int, depth: int,
 ) -> Accumulators:  # fmt: skip
     """Multiply ``rows`` packed left rows with one packed right panel.
 
     Parameters
     ----------
+    dot : ``isa.dot``, or ``isa.weight_dot`` where the right operand allows it
     left : flat view of packed rows whose elements are words of ``k_group`` values
     left_start, left_stride : first word, and words between rows
     right, right_start : flat int8 view of packed panels, first byte of this one
@@ -46,7 +47,7 @@ def emit_micro_kernel(
         for r, row in enumerate(accumulators):
             word = T.Bind(left[left_start + r * left_stride + k])
             for v in range(vectors):
-                total = isa.dot(load(row, v * lanes, lanes), word, columns[v])
+                total = dot(load(row, v * lanes, lanes), word, columns[v])
                 store(row, v * lanes, total, lanes)
     return accumulators
 

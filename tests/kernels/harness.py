@@ -82,7 +82,7 @@ def emulated(name: str) -> Isa:
         "avx512vnni": _quad_dot(True),
         "neon_dotprod": _quad_dot(False),
         "avx512bw": _pair_dot,
-        "neon": get_isa("generic").dot,
+        "neon": _quad_dot(False),
     }
     plain = get_isa("generic")
     return replace(
@@ -90,6 +90,7 @@ def emulated(name: str) -> Isa:
         dot=dots[name],
         multiply_high=plain.multiply_high,
         exponent_shift=plain.exponent_shift,
+        weight_dot=None,
     )
 
 

@@ -102,7 +102,7 @@ def test_matmul(isa: Isa, target: str) -> None:
         ("avx2", ["vpmaddwd", "vpmulhrsw"], ["vpdpbusd", "zmm"]),
         ("avx512bw", ["vpmaddwd", "vpmulhrsw", "zmm"], ["vpdpbusd"]),
         ("avx512vnni", ["vpdpbusd", "vpmulhrsw", "zmm"], []),
-        ("neon", ["smlal", "sqrdmulh"], ["sdot", "udot", "smmla"]),
+        ("neon", ["smull", "smlal", "sadalp", "sqrdmulh"], ["sdot", "udot", "smmla"]),
         ("neon_dotprod", ["sdot", "sqrdmulh"], ["smmla"]),
     ],
 )
