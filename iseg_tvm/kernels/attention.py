@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from iseg_tvm.kernels.isa import Isa
-from iseg_tvm.kernels.micro_kernel import emit_micro_kernel, word_dtype
+from iseg_tvm.kernels.micro_kernel import Accumulators, emit_micro_kernel, word_dtype
 from iseg_tvm.kernels.packing import (
     PanelLayout,
     emit_pack_left_row,
@@ -88,13 +88,45 @@ class Attention:
 
 
 @dataclass(frozen=True)
-class PackedHeads:
-    """Keys and values of all heads in panel order, and the corrections for offset left operands."""
+class PackedOperand:
+    """Keys or values of all heads in panel order.
 
-    keys: Buffer
-    values: Buffer
-    key_sums: Buffer
-    value_sums: Buffer
+    Attributes
+    ----------
+    sums : int32, the correction of each column for offset left operands; None if there is none
+    """
+
+    layout: PanelLayout
+    panels: Buffer
+    sums: Buffer | None
+
+    def accumulate(
+        self, words: Buffer, row: Expr, rows: int, head: Expr, panel: Expr, width: int
+    ) -> Accumulators:
+        """Product of packed left rows with one panel of a head."""
+        layout, isa = self.layout, self.layout.isa
+        stride = layout.depth // isa.k_group
+        start = head * layout.size + layout.offset(panel)
+        return emit_micro_kernel(
+            isa, isa.dot, words, row * stride, stride, rows, self.panels, start, width, layout.depth
+        )
+
+    def vector(self, accumulator: Buffer, head: Expr, panel: Expr, v: int) -> Expr:
+        """Lanes from ``v`` of an accumulated row, corrected."""
+        layout, isa = self.layout, self.layout.isa
+        value = load(accumulator, v, isa.lanes)
+        if self.sums is None:
+            return value
+        column = head * layout.padded_columns + panel * isa.columns + v
+        return value + load(self.sums, column, isa.lanes)
+
+
+@dataclass(frozen=True)
+class PackedHeads:
+    """Right operands of the two products."""
+
+    keys: PackedOperand
+    values: PackedOperand
 
 
 def build_attention(shape: Attention, name: str) -> PrimFunc:
@@ -116,30 +148,30 @@ def build_attention(shape: Attention, name: str) -> PrimFunc:
 
 
 def _emit_packing(shape: Attention, qkv: Buffer) -> PackedHeads:
-    keys, values, heads = shape.keys, shape.values, shape.heads
-    packed = PackedHeads(
-        keys=scratch(heads * keys.size, "int8"),
-        values=scratch(heads * values.size, "int8"),
-        key_sums=scratch(heads * keys.padded_columns, "int32"),
-        value_sums=scratch(heads * values.padded_columns, "int32"),
+    """Pack keys and values, one task a head."""
+    heads, stride = shape.heads, 3 * shape.width
+    # (layout, position of the block in qkv, strides of columns and inner values, correction)
+    parts = (
+        (shape.keys, shape.width, stride, 1, -shape.isa.a_offset),
+        (shape.values, 2 * shape.width, 1, stride, shape.weight_offset),
     )
-    stride = 3 * shape.width
+    operands = [
+        PackedOperand(
+            layout,
+            scratch(heads * layout.size, "int8"),
+            scratch(heads * layout.padded_columns, "int32") if factor else None,
+        )
+        for layout, _, _, _, factor in parts
+    ]
     with T.parallel(0, heads) as head:
-        start = T.Bind(head * shape.head_width)
-        k, v = start + shape.width, start + 2 * shape.width
-        emit_pack_right(keys, packed.keys, head * keys.size, qkv, k, stride, 1)
-        emit_pack_right(values, packed.values, head * values.size, qkv, v, 1, stride)
-        if shape.isa.a_offset:
-            emit_right_sums(
-                keys, packed.key_sums, head * keys.padded_columns, qkv, k, stride, 1,
-                -shape.isa.a_offset,
-            )  # fmt: skip
-        if shape.weight_offset:
-            emit_right_sums(
-                values, packed.value_sums, head * values.padded_columns, qkv, v, 1, stride,
-                shape.weight_offset,
-            )  # fmt: skip
-    return packed
+        for operand, (layout, offset, column, inner, factor) in zip(operands, parts, strict=True):
+            start = T.Bind(head * shape.head_width + offset)
+            base = head * layout.size
+            emit_pack_right(layout, operand.panels, base, qkv, start, column, inner)
+            if operand.sums is not None:
+                first = head * layout.padded_columns
+                emit_right_sums(layout, operand.sums, first, qkv, start, column, inner, factor)
+    return PackedHeads(*operands)
 
 
 def _emit_block(
@@ -175,22 +207,15 @@ def _emit_logits(
 ) -> None:  # fmt: skip
     """``logits[row, j] = q . k_j`` for the block's rows and all keys."""
     isa, keys = shape.isa, shape.keys
-    stride = keys.depth // isa.k_group
-    words = flat(queries, word_dtype(isa), shape.block_rows * stride)
+    words = flat(queries, word_dtype(isa), shape.block_rows * keys.depth // isa.k_group)
 
     def tile(row: Expr, rows: int, panel: Expr, width: int, real: int) -> None:
-        accumulators = emit_micro_kernel(
-            isa, isa.dot, words, row * stride, stride, rows, packed.keys,
-            head * keys.size + keys.offset(panel), width, keys.depth,
-        )  # fmt: skip
-        column = panel * isa.columns
+        accumulators = packed.keys.accumulate(words, row, rows, head, panel, width)
         for r, accumulator in enumerate(accumulators):
+            base = (row + r) * keys.padded_columns + panel * isa.columns
             for v in range(0, width, isa.lanes):
-                value = load(accumulator, v, isa.lanes)
-                if isa.a_offset:
-                    sums = head * keys.padded_columns + column + v
-                    value = value + load(packed.key_sums, sums, isa.lanes)
-                store(logits, (row + r) * keys.padded_columns + column + v, value, isa.lanes)
+                value = packed.keys.vector(accumulator, head, panel, v)
+                store(logits, base + v, value, isa.lanes)
 
     emit_tiles(keys, present, rest, is_last, tile)
 
@@ -201,24 +226,17 @@ def _emit_output(
 ) -> None:  # fmt: skip
     """Weighted sum of the values, normalised per row, to int8."""
     isa, values = shape.isa, shape.values
-    stride = values.depth // isa.k_group
-    words = flat(weights, word_dtype(isa), shape.block_rows * stride)
+    words = flat(weights, word_dtype(isa), shape.block_rows * values.depth // isa.k_group)
 
     def tile(row: Expr, rows: int, panel: Expr, width: int, real: int) -> None:
-        accumulators = emit_micro_kernel(
-            isa, isa.dot, words, row * stride, stride, rows, packed.values,
-            head * values.size + values.offset(panel), width, values.depth,
-        )  # fmt: skip
-        column = panel * isa.columns
+        accumulators = packed.values.accumulate(words, row, rows, head, panel, width)
+        column = head * shape.head_width + panel * isa.columns
         for r, accumulator in enumerate(accumulators):
             shift, multiplier = (T.Bind(b[row + r]) for b in (scale.shift, scale.multiplier))
             half = T.Bind((T.int32(1) << shift) >> 1)
-            base = (first + row + r) * shape.width + head * shape.head_width + column
+            base = (first + row + r) * shape.width + column
             for v in range(0, width, isa.lanes):
-                value = load(accumulator, v, isa.lanes)
-                if shape.weight_offset:
-                    sums = head * values.padded_columns + column + v
-                    value = value + load(packed.value_sums, sums, isa.lanes)
+                value = packed.values.vector(accumulator, head, panel, v)
                 result = _emit_normalise(shape, value, half, shift, multiplier)
                 store_vector(out, base + v, result, "int8", isa.lanes, real - v)
 
