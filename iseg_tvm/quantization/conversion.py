@@ -1,8 +1,10 @@
 """From the float Segmenter and its statistics to the integer model's tensors and scalars.
 
-Grids: LayerNorm outputs, activations and the last features have one int8 scale a tensor; q, k, v
-and the attention's output one a head; the residual stream one int16 scale a position, growing by
-powers of two only. All is float64 NumPy in a fixed order: same input, same bits.
+Grids: LayerNorm outputs inside blocks, v and the attention's output have one int8 scale a channel,
+folded into the neighbouring weights; q and k one a head; the last features, class features and mask
+logits one a tensor; activation outputs one a tensor with a zero point; the residual stream one
+int16 scale a position, growing by powers of two only. All is float64 NumPy in a fixed order: same
+input, same bits.
 """
 
 from __future__ import annotations
