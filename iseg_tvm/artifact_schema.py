@@ -75,11 +75,6 @@ class _Schema:
         self.scalars += [f"{name}.skip_shift1", f"{name}.skip_shift2"]
 
 
-def expected_tensors(config: SegmenterConfig) -> TensorTypes:
-    """Dtype and shape of every tensor of a model of this architecture."""
-    return _Schema(config).tensors
-
-
 def schema_problem(
     config: SegmenterConfig, tensors: Mapping[str, np.ndarray], scalars: Mapping[str, int]
 ) -> str:

@@ -60,8 +60,7 @@ def rounding_shift_right(x: ArrayLike, shift: ArrayLike) -> Int64Array:
     """
     a = np.asarray(x, dtype=np.int64)
     s = check_range("shift", shift, 0, 62)
-    half = np.where(s > 0, np.int64(1) << np.maximum(s - 1, 0), 0)
-    return (a + half) >> s
+    return (a + ((np.int64(1) << s) >> 1)) >> s
 
 
 def multiply_high_rounding(a: ArrayLike, b: ArrayLike) -> Int64Array:

@@ -31,8 +31,6 @@ from iseg_tvm.errors import IsegError
 from iseg_tvm.evaluation.resize import best_class, resize_image
 from iseg_tvm.images import photo_to_array, resize_class_map
 
-PROTOCOLS = ("ownership", "average")
-
 
 class Engine(Protocol):
     """A model under evaluation.

@@ -49,8 +49,7 @@ class Epilogue:
         """
         bias = values["bias"].astype(np.int64) + correction
         if self.dtype != "int32":
-            shift = values["shift"].astype(np.int64)
-            bias = bias + np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 0)
+            bias = bias + ((np.int64(1) << values["shift"].astype(np.int64)) >> 1)
         arrays: dict[str, np.ndarray] = {**values, "bias": bias}
         return [pad_columns(arrays[name], isa, dtype) for name, dtype in self.constants]
 

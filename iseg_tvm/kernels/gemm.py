@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -44,6 +45,9 @@ from relay_ops.operator import Lowering, LoweringContext
 
 PackRow = Callable[[Buffer, Expr, Expr], None]
 """(destination, row inside the block, row of the matrix): packs one left row."""
+
+Parameter = tuple[str, tuple[int, ...], str]
+"""(name, shape, dtype) of a kernel's buffer."""
 
 LEFT_BLOCK_BYTES = 192 * 1024
 """Packed left rows of a block stay in L2 beside the panel in use."""
@@ -87,7 +91,7 @@ def default_block_rows(isa: Isa, rows: int, inner: int) -> int:
 
 
 def emit_gemm(
-    gemm: Gemm, pack_row: PackRow, right: Buffer, right_start: Expr,
+    gemm: Gemm, pack_row: PackRow, right: Buffer,
     constants: Sequence[Buffer], skip: Buffer | None, table: Buffer | None, out: Buffer,
 ) -> None:  # fmt: skip
     """Emit the parallel loop over row blocks."""
@@ -102,7 +106,7 @@ def emit_gemm(
 
         def tile(row: Expr, rows: int, panel: Expr, width: int, real: int) -> None:
             _emit_tile(
-                gemm, words, first, row, rows, right, right_start, panel, width, real, constants,
+                gemm, words, first, row, rows, right, panel, width, real, constants,
                 skip, out,
             )  # fmt: skip
 
@@ -113,14 +117,14 @@ def emit_gemm(
 
 
 def _emit_tile(
-    gemm: Gemm, words: Buffer, first: Expr, row: Expr, rows: int, right: Buffer, right_start: Expr,
+    gemm: Gemm, words: Buffer, first: Expr, row: Expr, rows: int, right: Buffer,
     panel: Expr, width: int, real: int, constants: Sequence[Buffer], skip: Buffer | None,
     out: Buffer,
 ) -> None:  # fmt: skip
     isa, layout, epilogue = gemm.isa, gemm.layout, gemm.epilogue
     lanes, stride = isa.lanes, layout.depth // isa.k_group
     accumulators = emit_micro_kernel(
-        isa, gemm.dot, words, row * stride, stride, rows, right, right_start + layout.offset(panel),
+        isa, gemm.dot, words, row * stride, stride, rows, right, layout.offset(panel),
         width, layout.depth,
     )  # fmt: skip
     column = panel * isa.columns
@@ -140,46 +144,50 @@ def _emit_table(gemm: Gemm, table: Buffer, out: Buffer, first: Expr, present: Ex
         store(out, index, table[cast(out[index], "int32", 1) + 128], 1)
 
 
-def build_linear(gemm: Gemm, name: str) -> PrimFunc:
-    """``(x, packed weight, constants..., [table | skip], out)``."""
-    isa, epilogue = gemm.isa, gemm.epilogue
-    columns = round_up(gemm.columns, isa.lanes)
+def _matrix_rows(gemm: Gemm, matrix: Buffer) -> PackRow:
+    """Left rows that are the rows of an int8 matrix."""
+    source = flat(matrix, "int8", gemm.rows * gemm.inner)
+
+    def pack_row(destination: Buffer, row: Expr, source_row: Expr) -> None:
+        start, depth = source_row * gemm.inner, gemm.layout.depth
+        emit_pack_left_row(gemm.isa, destination, row, depth, source, start, gemm.inner)
+
+    return pack_row
+
+
+def _build_with_weight(
+    gemm: Gemm, name: str, left: Parameter, rows_of: Callable[[Buffer], PackRow]
+) -> PrimFunc:
+    """``(left, packed weight, constants..., [table | skip], out)``."""
+    columns = round_up(gemm.columns, gemm.isa.lanes)
     parameters = [
-        ("x", (gemm.rows, gemm.inner), "int8"),
+        left,
         ("weight", (gemm.layout.size,), "int8"),
-        *((n, (columns,), d) for n, d in epilogue.constants),
+        *((n, (columns,), d) for n, d in gemm.epilogue.constants),
         *_extra_parameters(gemm),
-        ("out", (gemm.rows, gemm.columns), epilogue.dtype),
+        ("out", (gemm.rows, gemm.columns), gemm.epilogue.dtype),
     ]
     with kernel(name, parameters) as (builder, buffers):
-        x = flat(buffers[0], "int8", gemm.rows * gemm.inner)
+        pack_row = rows_of(buffers[0])
         constants, table, skip, out = _unpack(gemm, buffers[2:])
-
-        def pack_row(destination: Buffer, row: Expr, source_row: Expr) -> None:
-            start = source_row * gemm.inner
-            emit_pack_left_row(isa, destination, row, gemm.layout.depth, x, start, gemm.inner)
-
-        emit_gemm(gemm, pack_row, buffers[1], T.int32(0), constants, skip, table, out)
+        emit_gemm(gemm, pack_row, buffers[1], constants, skip, table, out)
     return builder.get()
+
+
+def build_linear(gemm: Gemm, name: str) -> PrimFunc:
+    """``(x, packed weight, constants..., [table | skip], out)``."""
+    left = ("x", (gemm.rows, gemm.inner), "int8")
+    return _build_with_weight(gemm, name, left, partial(_matrix_rows, gemm))
 
 
 def build_patch_embed(
     gemm: Gemm, name: str, height: int, width: int, patch: int, pad: Sequence[int]
 ) -> PrimFunc:
     """``(image, packed weight, constants..., [skip], out)``; no im2col copy of the image."""
-    isa, epilogue = gemm.isa, gemm.epilogue
-    columns = round_up(gemm.columns, isa.lanes)
-    parameters = [
-        ("image", (height, width, 3), "uint8"),
-        ("weight", (gemm.layout.size,), "int8"),
-        *((n, (columns,), d) for n, d in epilogue.constants),
-        *_extra_parameters(gemm),
-        ("out", (gemm.rows, gemm.columns), epilogue.dtype),
-    ]
-    grid_width = -(-width // patch)
-    with kernel(name, parameters) as (builder, buffers):
-        image = flat(buffers[0], "uint8", height * width * 3)
-        constants, table, skip, out = _unpack(gemm, buffers[2:])
+    isa, grid_width = gemm.isa, -(-width // patch)
+
+    def patch_rows(buffer: Buffer) -> PackRow:
+        image = flat(buffer, "uint8", height * width * 3)
 
         def pack_row(destination: Buffer, row: Expr, source_row: Expr) -> None:
             depth = gemm.layout.depth
@@ -196,8 +204,9 @@ def build_patch_embed(
             for k in range(gemm.inner, depth):
                 store(destination, row * depth + k, splat(0, isa.a_dtype, 1), 1)
 
-        emit_gemm(gemm, pack_row, buffers[1], T.int32(0), constants, skip, table, out)
-    return builder.get()
+        return pack_row
+
+    return _build_with_weight(gemm, name, ("image", (height, width, 3), "uint8"), patch_rows)
 
 
 def build_matmul(gemm: Gemm, name: str) -> PrimFunc:
@@ -213,7 +222,7 @@ def build_matmul(gemm: Gemm, name: str) -> PrimFunc:
         ("out", (gemm.rows, gemm.columns), epilogue.dtype),
     ]
     with kernel(name, parameters) as (builder, buffers):
-        a = flat(buffers[0], "int8", gemm.rows * gemm.inner)
+        pack_row = _matrix_rows(gemm, buffers[0])
         b = flat(buffers[1], "int8", gemm.columns * gemm.inner)
         out = flat(buffers[-1], epilogue.dtype, gemm.rows * gemm.columns)
         packed, bias = scratch(layout.size, "int8"), scratch(layout.padded_columns, "int32")
@@ -223,16 +232,12 @@ def build_matmul(gemm: Gemm, name: str) -> PrimFunc:
             with T.serial(0, columns) as n:
                 store(bias, n, bias[n] + buffers[2][n], 1)
 
-        def pack_row(destination: Buffer, row: Expr, source_row: Expr) -> None:
-            start = source_row * gemm.inner
-            emit_pack_left_row(isa, destination, row, layout.depth, a, start, gemm.inner)
-
         constants = [bias, *buffers[3:-1]]
-        emit_gemm(gemm, pack_row, packed, T.int32(0), constants, None, None, out)
+        emit_gemm(gemm, pack_row, packed, constants, None, None, out)
     return builder.get()
 
 
-def _extra_parameters(gemm: Gemm) -> list[tuple[str, tuple[int, ...], str]]:
+def _extra_parameters(gemm: Gemm) -> list[Parameter]:
     if gemm.epilogue.table:
         return [("table", (256,), "int8")]
     if gemm.epilogue.skip_shift is not None:

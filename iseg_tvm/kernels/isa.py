@@ -264,8 +264,3 @@ def get_isa(name: str) -> Isa:
     if name not in _ISAS:
         raise IsegError(f"unknown kernel family '{name}'", f"known: {', '.join(sorted(_ISAS))}")
     return _ISAS[name]
-
-
-def list_isas() -> list[str]:
-    """Names of all kernel families."""
-    return sorted(_ISAS)
