@@ -1,0 +1,81 @@
+"""ARM kernel families: NEON (``smull``), dot products (``sdot``), i8mm."""
+
+from __future__ import annotations
+
+from iseg_tvm.kernels.isa import Isa
+from iseg_tvm.kernels.isa_generic import generic_exponent_shift, generic_multiply_high
+from iseg_tvm.kernels.vector import Expr, T, cast, reinterpret, splat
+
+
+def _neon_multiply_high(a: Expr, b: Expr, lanes: int) -> Expr:
+    """``sqrdmulh``; equals the definition as no operand pair is twice -32768."""
+    if lanes not in (4, 8):
+        return generic_multiply_high(a, b, lanes)
+    return T.call_llvm_pure_intrin(
+        f"int16x{lanes}", f"llvm.aarch64.neon.sqrdmulh.v{lanes}i16", a, b
+    )
+
+
+def _neon_exponent_shift(g: Expr, i: Expr, lanes: int) -> Expr:
+    """``srshl`` by a negative amount is the rounding right shift itself."""
+    if lanes not in (4, 8):
+        return generic_exponent_shift(g, i, lanes)
+    amount = splat(-7, "int16", lanes) - i
+    return T.call_llvm_pure_intrin(
+        f"int16x{lanes}", f"llvm.aarch64.neon.srshl.v{lanes}i16", g, amount
+    )
+
+
+def _neon_products(left: Expr, right: Expr) -> list[Expr]:
+    """``smull``: values 0 and 1 of a lane's four, then 2 and 3, as int16x8 of exact products."""
+    pairs = reinterpret(right, "int16", 8)
+    word = reinterpret(T.broadcast(left, 2), "int16", 4)
+    products = []
+    for half in range(2):
+        chosen = T.Shuffle([pairs], [T.int32(half + 2 * lane) for lane in range(4)])
+        same = T.Shuffle([word], [T.int32(half)] * 4)
+        wide = [cast(reinterpret(v, "int8", 8), "int16", 8) for v in (same, chosen)]
+        products.append(wide[0] * wide[1])
+    return products
+
+
+def _add_pairs(accumulator: Expr, products: Expr) -> Expr:
+    """``sadalp``: add neighbouring int16 lanes to the int32 lane they share."""
+    added = T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", products)
+    return accumulator + added
+
+
+def _neon_dot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
+    """Any int8 values: -128 * -128 twice would not fit an int16 lane."""
+    low, high = _neon_products(left, right)
+    return _add_pairs(_add_pairs(accumulator, low), high)
+
+
+def _neon_weight_dot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
+    """``smull``, ``smlal``, one ``sadalp``: 2 * 128 * 127 = 32512 fits an int16 lane."""
+    low, high = _neon_products(left, right)
+    return _add_pairs(accumulator, low + high)
+
+
+def _sdot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
+    """``sdot``: four int8 x int8 products into an int32 lane (ARM dot-product extension)."""
+    quad = reinterpret(T.broadcast(left, 4), "int8", 16)
+    return T.call_llvm_pure_intrin(
+        "int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", accumulator, right, quad
+    )
+
+
+FAMILIES = (
+    Isa(
+        "neon", ("neon",), 16, 4, "int8", 0, 4, 4,
+        _neon_dot, _neon_multiply_high, _neon_exponent_shift, _neon_weight_dot,
+    ),
+    Isa(
+        "neon_dotprod", ("neon", "dotprod"), 16, 4, "int8", 0, 6, 4,
+        _sdot, _neon_multiply_high, _neon_exponent_shift,
+    ),
+    Isa(
+        "neon_i8mm", ("neon", "dotprod", "i8mm"), 16, 4, "int8", 0, 6, 4,
+        _sdot, _neon_multiply_high, _neon_exponent_shift,
+    ),
+)  # fmt: skip

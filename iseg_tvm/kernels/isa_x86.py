@@ -1,0 +1,101 @@
+"""x86 kernel families: AVX2, AVX-512BW (``vpmaddwd``) and AVX-512 VNNI (``vpdpbusd``)."""
+
+from __future__ import annotations
+
+from iseg_tvm.kernels.isa import Dot, Isa, MultiplyHigh, RoundingShift
+from iseg_tvm.kernels.isa_generic import generic_exponent_shift, generic_multiply_high
+from iseg_tvm.kernels.vector import Expr, T, cast, reinterpret, splat
+
+
+def _x86_multiply_high(intrinsics: dict[int, str]) -> MultiplyHigh:
+    """``vpmulhrsw`` for the listed lane counts, plain arithmetic for others."""
+
+    def multiply_high(a: Expr, b: Expr, lanes: int) -> Expr:
+        if lanes not in intrinsics:
+            return generic_multiply_high(a, b, lanes)
+        return T.call_llvm_pure_intrin(f"int16x{lanes}", intrinsics[lanes], a, b)
+
+    return multiply_high
+
+
+_MULHRS_128, _MULHRS_256, _MULHRS_512 = (
+    "llvm.x86.ssse3.pmul.hr.sw.128",
+    "llvm.x86.avx2.pmul.hr.sw",
+    "llvm.x86.avx512.pmul.hr.sw.512",
+)
+
+
+def _madd_dot(lanes: int, intrinsic: str) -> Dot:
+    """``vpmaddwd``: int16 pairs, exact (``pmaddubsw`` would saturate)."""
+
+    def dot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
+        pair = reinterpret(T.broadcast(left, lanes), "int16", 2 * lanes)
+        wide = cast(right, "int16", 2 * lanes)
+        return accumulator + T.call_llvm_pure_intrin(f"int32x{lanes}", intrinsic, pair, wide)
+
+    return dot
+
+
+def _vnni_dot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
+    """``vpdpbusd``: four uint8 x int8 products into an int32 lane, without saturation.
+
+    LLVM 22 types its byte operands ``<64 x i8>``; the intrinsic shipped with TVM passes i32.
+    """
+    quad = reinterpret(T.broadcast(left, 16), "int8", 64)
+    return T.call_llvm_pure_intrin(
+        "int32x16", "llvm.x86.avx512.vpdpbusd.512", accumulator, quad, right
+    )
+
+
+# Bytes 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128, 0 as little-endian words.
+_POWER_WORDS = [0, 1 << 24, 2 | 4 << 8 | 8 << 16 | 16 << 24, 32 | 64 << 8 | 128 << 16]
+_POWER_INDEX = 0x070F
+
+
+def _pshufb_exponent_shift(shuffles: dict[int, str], multiply_high: MultiplyHigh) -> RoundingShift:
+    """``rshr(g, 7 + i) = mulhrs(g, 2**(8 - i))``, the power looked up by byte shuffle.
+
+    The low byte of a lane reads ``T[15 - i]`` and the high byte ``T[7 - i]``, which together are
+    ``2**(8 - i)`` (256 does not fit one byte); a negative index gives 0. AVX2 has no 16-bit
+    variable shift.
+    """
+
+    def exponent_shift(g: Expr, i: Expr, lanes: int) -> Expr:
+        if lanes not in shuffles:
+            return generic_exponent_shift(g, i, lanes)
+        index = splat(_POWER_INDEX, "int16", lanes) - i * splat(257, "int16", lanes)
+        table = reinterpret(_repeat_words(_POWER_WORDS, lanes // 8), "int8", 2 * lanes)
+        power = T.call_llvm_pure_intrin(
+            f"int8x{2 * lanes}", shuffles[lanes], table, reinterpret(index, "int8", 2 * lanes)
+        )
+        return multiply_high(g, reinterpret(power, "int16", lanes), lanes)
+
+    return exponent_shift
+
+
+def _repeat_words(words: list[int], times: int) -> Expr:
+    """Constant int32 vector holding the four ``words`` ``times`` over."""
+    return T.Shuffle([T.int32(w) for w in words * times], [T.int32(k) for k in range(4 * times)])
+
+
+_MULHRS_AVX2 = _x86_multiply_high({8: _MULHRS_128, 16: _MULHRS_256})
+_MULHRS_AVX512 = _x86_multiply_high({8: _MULHRS_128, 16: _MULHRS_256, 32: _MULHRS_512})
+_SHIFT_AVX2 = _pshufb_exponent_shift({16: "llvm.x86.avx2.pshuf.b"}, _MULHRS_AVX2)
+_SHIFT_AVX512 = _pshufb_exponent_shift({32: "llvm.x86.avx512.pshuf.b.512"}, _MULHRS_AVX512)
+
+
+
+FAMILIES = (
+    Isa(
+        "avx2", ("avx2",), 32, 2, "int16", 0, 6, 2,
+        _madd_dot(8, "llvm.x86.avx2.pmadd.wd"), _MULHRS_AVX2, _SHIFT_AVX2,
+    ),
+    Isa(
+        "avx512bw", ("avx512bw",), 64, 2, "int16", 0, 4, 6,
+        _madd_dot(16, "llvm.x86.avx512.pmaddw.d.512"), _MULHRS_AVX512, _SHIFT_AVX512,
+    ),
+    Isa(
+        "avx512vnni", ("avx512bw", "avx512vnni"), 64, 4, "uint8", 128, 4, 6,
+        _vnni_dot, _MULHRS_AVX512, _SHIFT_AVX512,
+    ),
+)  # fmt: skip
