@@ -23,6 +23,7 @@ from iseg_tvm.kernels.isa import get_isa
 from iseg_tvm.linking import export_library, link_command
 from iseg_tvm.palettes import palette_for
 from iseg_tvm.passes.check_integer_only import check_llvm_integer_only
+from iseg_tvm.passes.lower_operators import FindSchedule, default_schedules
 from iseg_tvm.passes.pipeline import LoweredModel, dump, lower_model
 from iseg_tvm.targets import TargetSpec, check_llvm_knows
 
@@ -65,6 +66,7 @@ def build_library(
     *,
     debug_dump: Path | None = None,
     progress: Progress | None = None,
+    schedules: FindSchedule = default_schedules,
 ) -> BuiltModel:
     """Compile ``model`` for its ``input_size``.
 
@@ -74,6 +76,7 @@ def build_library(
     target : what to compile for
     debug_dump : folder that receives the module's text after each phase
     progress : told of each stage
+    schedules : gives the blocking of each kernel
 
     Raises
     ------
@@ -88,7 +91,7 @@ def build_library(
     report("tracing", 1, 1)
     report("generating kernels", 0, 1)
     isa = get_isa(target.isa)
-    lowered = lower_model(bind_weights(graph, weights), isa, llvm, debug_dump)
+    lowered = lower_model(bind_weights(graph, weights), isa, llvm, debug_dump, schedules)
     report("generating kernels", 1, 1)
     report("compiling", 0, 1)
     executable = relax.build(lowered.module, llvm, relax_pipeline=None)
@@ -106,6 +109,7 @@ def compile_bundle(
     image_size: tuple[int, int] | None = None,
     debug_dump: Path | None = None,
     progress: Progress | None = None,
+    schedules: FindSchedule = default_schedules,
 ) -> Bundle:
     """Compile ``model`` and write its bundle; after an error nothing is left.
 
@@ -117,6 +121,7 @@ def compile_bundle(
     image_size : (height, width) of the images; ``model.input_size`` if left out
     debug_dump : folder that receives the module's text after each phase
     progress : told of each stage
+    schedules : gives the blocking of each kernel
 
     Raises
     ------
@@ -126,7 +131,9 @@ def compile_bundle(
     link_command(target)  # a missing linker is found before minutes of work
     if image_size is not None:
         model = model.with_input_size(*image_size)
-    built = build_library(model, target, debug_dump=debug_dump, progress=progress)
+    built = build_library(
+        model, target, debug_dump=debug_dump, progress=progress, schedules=schedules
+    )
     manifest = _manifest(model, target, built.lowered)
     if progress is not None:
         progress("linking", 0, 1)

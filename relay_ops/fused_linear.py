@@ -124,6 +124,7 @@ def _fused(name: str, *steps: Step) -> Operator:
             reference=compose("reference"),
             forward=compose("forward"),
             lower=_lower(steps),
+            space=steps[0].operator.space,
         )
     )
 

@@ -48,6 +48,7 @@ from relay_ops.operator import (
     LoweringContext,
     Operator,
     OperatorError,
+    Space,
     TensorSpec,
     register,
     require,
@@ -147,6 +148,13 @@ def lower(context: LoweringContext) -> Lowering:
     return layer_norm.lower_layer_norm(context)
 
 
+def space(context: LoweringContext) -> Space:
+    """Rows of a task."""
+    from iseg_tvm.kernels import layer_norm
+
+    return layer_norm.layer_norm_space(context)
+
+
 OPERATOR = register(
     Operator(
         name="layer_norm",
@@ -156,5 +164,6 @@ OPERATOR = register(
         reference=reference,
         forward=forward,
         lower=lower,
+        space=space,
     )
 )

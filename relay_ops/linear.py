@@ -26,6 +26,7 @@ from relay_ops.operator import (
     LoweringContext,
     Operator,
     OperatorError,
+    Space,
     TensorSpec,
     register,
     require,
@@ -71,6 +72,13 @@ def lower(context: LoweringContext) -> Lowering:
     return gemm.lower_linear(context)
 
 
+def space(context: LoweringContext) -> Space:
+    """Blocking of the product."""
+    from iseg_tvm.kernels import gemm
+
+    return gemm.gemm_space(context)
+
+
 OPERATOR = register(
     Operator(
         name="linear",
@@ -79,5 +87,6 @@ OPERATOR = register(
         reference=reference,
         forward=forward,
         lower=lower,
+        space=space,
     )
 )

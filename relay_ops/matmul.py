@@ -20,6 +20,7 @@ from relay_ops.operator import (
     LoweringContext,
     Operator,
     OperatorError,
+    Space,
     TensorSpec,
     register,
     require,
@@ -53,6 +54,13 @@ def lower(context: LoweringContext) -> Lowering:
     return gemm.lower_matmul(context)
 
 
+def space(context: LoweringContext) -> Space:
+    """Blocking of the product."""
+    from iseg_tvm.kernels import gemm
+
+    return gemm.gemm_space(context)
+
+
 OPERATOR = register(
     Operator(
         name="matmul",
@@ -61,5 +69,6 @@ OPERATOR = register(
         reference=reference,
         forward=forward,
         lower=lower,
+        space=space,
     )
 )

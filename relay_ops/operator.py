@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from iseg_tvm.kernels.isa import Isa
 
 Attributes = Mapping[str, Any]
+Schedule = Mapping[str, int]
+"""Blocking parameters of a kernel generator by name; those left out have their defaults."""
+Space = Mapping[str, Sequence[int]]
+"""Parameter -> the values worth trying, the default first. Parameters are independent."""
 
 
 class OperatorError(ValueError):
@@ -51,13 +55,19 @@ class Lowering:
 
 @dataclass(frozen=True)
 class LoweringContext:
-    """What ``lower`` may look at: static types, constants, attributes and the target's ISA."""
+    """What ``lower`` may look at: static types, constants, attributes and the target's ISA.
+
+    Attributes
+    ----------
+    schedule : how the kernel is to be blocked; the result's bits never depend on it
+    """
 
     types: Mapping[str, TensorSpec]
     constants: Mapping[str, np.ndarray]
     attributes: Attributes
     result: TensorSpec
     isa: Isa
+    schedule: Schedule = field(default_factory=dict)
 
     def constant(self, name: str) -> np.ndarray:
         """Value of a tensor that must be known at compile time."""
@@ -79,7 +89,8 @@ class Operator:
     infer : (types by name, attributes) -> result type; raises :class:`OperatorError`
     reference : normative NumPy function(*tensors, **attributes)
     forward : PyTorch function(*tensors, **attributes), same bits
-    lower : TIR kernel for a target's ISA
+    lower : TIR kernel for a target's ISA, blocked as ``context.schedule`` says
+    space : what a tuner may put into ``context.schedule``; None if nothing
     """
 
     name: str
@@ -89,6 +100,7 @@ class Operator:
     forward: Callable[..., torch.Tensor]
     lower: Callable[[LoweringContext], Lowering]
     attributes: Mapping[str, str] = field(default_factory=dict)
+    space: Callable[[LoweringContext], Space] | None = None
 
     @property
     def schema(self) -> str:

@@ -27,6 +27,7 @@ from relay_ops.operator import (
     LoweringContext,
     Operator,
     OperatorError,
+    Space,
     TensorSpec,
     register,
     require,
@@ -88,6 +89,13 @@ def lower(context: LoweringContext) -> Lowering:
     return gemm.lower_patch_embed(context)
 
 
+def space(context: LoweringContext) -> Space:
+    """Blocking of the product."""
+    from iseg_tvm.kernels import gemm
+
+    return gemm.gemm_space(context)
+
+
 OPERATOR = register(
     Operator(
         name="patch_embed",
@@ -97,5 +105,6 @@ OPERATOR = register(
         reference=reference,
         forward=forward,
         lower=lower,
+        space=space,
     )
 )

@@ -62,6 +62,7 @@ from relay_ops.operator import (
     LoweringContext,
     Operator,
     OperatorError,
+    Space,
     TensorSpec,
     register,
     require,
@@ -220,6 +221,13 @@ def lower(context: LoweringContext) -> Lowering:
     return attention.lower_attention(context)
 
 
+def space(context: LoweringContext) -> Space:
+    """Blocking of the kernel."""
+    from iseg_tvm.kernels import attention
+
+    return attention.attention_space(context)
+
+
 OPERATOR = register(
     Operator(
         name="shiftmax_attention",
@@ -229,5 +237,6 @@ OPERATOR = register(
         reference=reference,
         forward=forward,
         lower=lower,
+        space=space,
     )
 )

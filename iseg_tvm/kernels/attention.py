@@ -37,7 +37,7 @@ from iseg_tvm.kernels.vector import (
     spread,
     store,
 )
-from relay_ops.operator import Lowering, LoweringContext
+from relay_ops.operator import Lowering, LoweringContext, Space
 from relay_ops.shiftmax_attention import POLYNOMIALS, check_constants
 
 PARAMETERS = ("exp_multiplier", "exp_shift", "out_multiplier", "out_shift")
@@ -262,6 +262,17 @@ def default_block_rows(isa: Isa, tokens: int) -> int:
     return min(by_cache, round_up(tokens, isa.rows), 8 * isa.rows)
 
 
+def attention_space(context: LoweringContext) -> Space:
+    """What a tuner may choose: register block of both products, and queries of a task."""
+    tokens = context.types["qkv"].shape[0]
+    default = default_block_rows(context.isa, tokens)
+    others = [n for n in (4, 8, 12, 16, 24, 32, 48, 64, 96) if n < tokens]
+    return {
+        "block": context.isa.blocks(),
+        "block_rows": [default, *(n for n in others if n != default)],
+    }
+
+
 def lower_attention(context: LoweringContext) -> Lowering:
     """Lower ``iseg.shiftmax_attention``."""
     tokens, columns = context.types["qkv"].shape
@@ -269,12 +280,14 @@ def lower_attention(context: LoweringContext) -> Lowering:
     post_shift = int(context.attributes["post_shift"])
     check_constants(*constants, post_shift=post_shift, tokens=tokens)
     heads = constants[0].shape[0]
+    isa = context.isa.with_block(context.schedule.get("block", context.isa.block))
+    block_rows = context.schedule.get("block_rows", default_block_rows(isa, tokens))
     shape = Attention(
-        isa=context.isa,
+        isa=isa,
         tokens=tokens,
         heads=heads,
         head_width=columns // (3 * heads),
-        block_rows=default_block_rows(context.isa, tokens),
+        block_rows=round_up(block_rows, isa.rows),
         exponential=ShiftExponential(
             int(context.attributes["fraction_bits"]),
             *POLYNOMIALS[context.attributes["polynomial"]],

@@ -41,7 +41,7 @@ from iseg_tvm.kernels.vector import (
     splat,
     store,
 )
-from relay_ops.operator import Lowering, LoweringContext
+from relay_ops.operator import Lowering, LoweringContext, Space
 
 PackRow = Callable[[Buffer, Expr, Expr], None]
 """(destination, row inside the block, row of the matrix): packs one left row."""
@@ -258,21 +258,36 @@ def _unpack(
 
 
 def _gemm_of(context: LoweringContext, rows: int, inner: int, epilogue: Epilogue) -> Gemm:
-    isa, dot = context.isa, context.isa.dot
+    isa = context.isa.with_block(context.schedule.get("block", context.isa.block))
+    dot = isa.dot
     weight = context.constants.get("weight")
     if isa.weight_dot is not None and weight is not None and weight.min() > -128:
         dot = isa.weight_dot
-    block = default_block_rows(isa, rows, inner)
-    return Gemm(isa, rows, context.result.shape[1], inner, block, epilogue, dot)
+    wanted = context.schedule.get("block_rows", default_block_rows(isa, rows, inner))
+    block_rows = round_up(wanted, isa.rows)
+    return Gemm(isa, rows, context.result.shape[1], inner, block_rows, epilogue, dot)
 
 
-def _weight_arguments(context: LoweringContext, epilogue: Epilogue) -> list[np.ndarray]:
+def gemm_space(context: LoweringContext) -> Space:
+    """What a tuner may choose: register block, and left rows packed and computed by a task."""
+    isa = context.isa
+    rows = context.result.shape[0]
+    inner = context.types["b" if "b" in context.types else "weight"].shape[1]
+    default = default_block_rows(isa, rows, inner)
+    others = [n for n in (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512) if n < rows]
+    return {
+        "block": isa.blocks(),
+        "block_rows": [default, *(n for n in others if n != default)],
+    }
+
+
+def _weight_arguments(context: LoweringContext, gemm: Gemm) -> list[np.ndarray]:
     """Packed weight and per-column constants."""
-    weight = context.constant("weight")
+    weight, epilogue = context.constant("weight"), gemm.epilogue
     names = [name for name, _ in epilogue.constants]
     values = {name: context.constant(name) for name in names}
-    correction = offset_correction(weight, context.isa)
-    return [pack_weight(weight, context.isa), *epilogue.pack(values, correction, context.isa)]
+    correction = offset_correction(weight, gemm.isa)
+    return [pack_weight(weight, gemm.isa), *epilogue.pack(values, correction, gemm.isa)]
 
 
 def lower_linear(context: LoweringContext, epilogue: Epilogue | None = None) -> Lowering:
@@ -280,7 +295,7 @@ def lower_linear(context: LoweringContext, epilogue: Epilogue | None = None) -> 
     epilogue = epilogue or Epilogue("int32")
     rows, inner = context.types["x"].shape
     gemm = _gemm_of(context, rows, inner, epilogue)
-    arguments: list[str | np.ndarray] = ["x", *_weight_arguments(context, epilogue)]
+    arguments: list[str | np.ndarray] = ["x", *_weight_arguments(context, gemm)]
     arguments += [name for name, _, _ in _extra_parameters(gemm)]
     return Lowering(build_linear(gemm, "linear"), arguments, context.result)
 
@@ -293,7 +308,7 @@ def lower_patch_embed(context: LoweringContext, epilogue: Epilogue | None = None
     gemm = _gemm_of(context, context.result.shape[0], patch * patch * 3, epilogue)
     pad = [int(p) for p in context.attributes["pad"]]
     function = build_patch_embed(gemm, "patch_embed", height, width, patch, pad)
-    arguments: list[str | np.ndarray] = ["image", *_weight_arguments(context, epilogue)]
+    arguments: list[str | np.ndarray] = ["image", *_weight_arguments(context, gemm)]
     arguments += [name for name, _, _ in _extra_parameters(gemm)]
     return Lowering(function, arguments, context.result)
 

@@ -9,7 +9,7 @@ records stand in ``isa_generic``, ``isa_x86`` and ``isa_arm``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from iseg_tvm.errors import IsegError
@@ -37,6 +37,7 @@ class Isa:
     multiply_high : (int16xN, int16xN, N) -> ``(a * b + 2**14) >> 15`` as int16xN
     exponent_shift : (g int16xN, i int16xN in [0, 9], N) -> ``rshr(g, 7 + i)`` as int16xN
     weight_dot : faster ``dot`` that may be used if no right value is -128
+    registers : SIMD registers of the CPU
     """
 
     name: str
@@ -51,6 +52,7 @@ class Isa:
     multiply_high: MultiplyHigh
     exponent_shift: RoundingShift
     weight_dot: Dot | None = None
+    registers: int = 32
 
     @property
     def lanes(self) -> int:
@@ -61,6 +63,24 @@ class Isa:
     def columns(self) -> int:
         """Columns of the register block."""
         return self.vectors * self.lanes
+
+    @property
+    def block(self) -> int:
+        """Register block as one number, the form schedules hold it in: 4 x 6 is 406."""
+        return self.rows * 100 + self.vectors
+
+    def with_block(self, block: int) -> Isa:
+        """Return the same family with another register block, in the form of :attr:`block`."""
+        return replace(self, rows=block // 100, vectors=block % 100)
+
+    def blocks(self) -> list[int]:
+        """Register blocks worth trying, the family's own first: the tallest of each width."""
+        found = set()
+        for vectors in range(2, 9):
+            # Right vectors and one broadcast word stay in registers beside the accumulators.
+            most = (self.registers - vectors - 1) // vectors
+            found |= {rows * 100 + vectors for rows in range(max(most - 2, 2), most + 1)}
+        return [self.block, *sorted(found - {self.block})]
 
 
 @cache

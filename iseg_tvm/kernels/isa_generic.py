@@ -34,5 +34,6 @@ FAMILIES = (
     Isa(
         "generic", (), 16, 1, "int16", 0, 4, 2,
         _generic_dot(4), generic_multiply_high, generic_exponent_shift,
+        registers=16,
     ),
 )  # fmt: skip

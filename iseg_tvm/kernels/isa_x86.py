@@ -89,6 +89,7 @@ FAMILIES = (
     Isa(
         "avx2", ("avx2",), 32, 2, "int16", 0, 6, 2,
         _madd_dot(8, "llvm.x86.avx2.pmadd.wd"), _MULHRS_AVX2, _SHIFT_AVX2,
+        registers=16,
     ),
     Isa(
         "avx512bw", ("avx512bw",), 64, 2, "int16", 0, 4, 6,

@@ -26,20 +26,26 @@ from iseg_tvm.kernels.vector import (
     store,
 )
 from relay_ops.layer_norm import BETA_MAX, GAMMA_MAX, root_constant
-from relay_ops.operator import Lowering, LoweringContext
+from relay_ops.operator import Lowering, LoweringContext, Space
 
 ROWS_PER_TASK = 16
 
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """What a kernel is generated for; layers that differ in eps and shift only share it."""
+    """What a kernel is generated for; layers that differ in eps and shift only share it.
+
+    Attributes
+    ----------
+    task_rows : rows that one parallel task handles
+    """
 
     isa: Isa
     rows: int
     width: int
     center: bool
     dtype: str
+    task_rows: int
 
 
 def build_layer_norm(norm: LayerNorm, name: str) -> PrimFunc:
@@ -54,9 +60,9 @@ def build_layer_norm(norm: LayerNorm, name: str) -> PrimFunc:
     with kernel(name, parameters) as (builder, buffers):
         x = flat(buffers[0], "int16", norm.rows * norm.width)
         out = flat(buffers[4], norm.dtype, norm.rows * norm.width)
-        with T.parallel(0, -(-norm.rows // ROWS_PER_TASK)) as block:
-            first = T.Bind(block * ROWS_PER_TASK)
-            with T.serial(0, T.min(norm.rows - first, ROWS_PER_TASK)) as row:
+        with T.parallel(0, -(-norm.rows // norm.task_rows)) as block:
+            first = T.Bind(block * norm.task_rows)
+            with T.serial(0, T.min(norm.rows - first, norm.task_rows)) as row:
                 start = T.Bind((first + row) * norm.width)
                 _emit_row(norm, x, buffers[1:4], out, start)
     return builder.get()
@@ -154,6 +160,13 @@ def _emit_isqrt(value: Expr) -> Expr:
     return T.Bind(state[root])
 
 
+def layer_norm_space(context: LoweringContext) -> Space:
+    """What a tuner may choose: rows of a task."""
+    rows = context.result.shape[0]
+    others = [n for n in (4, 8, 32, 64, 128, 256) if n < rows]
+    return {"task_rows": [ROWS_PER_TASK, *others]}
+
+
 def lower_layer_norm(context: LoweringContext) -> Lowering:
     """Lower ``iseg.layer_norm``."""
     rows, width = context.types["x"].shape
@@ -167,6 +180,7 @@ def lower_layer_norm(context: LoweringContext) -> Lowering:
         width=width,
         center=bool(attributes["center"]),
         dtype=str(attributes["dtype"]),
+        task_rows=context.schedule.get("task_rows", ROWS_PER_TASK),
     )
     shift = int(attributes["shift"]) if norm.dtype == "int8" else 0
     rounding = (1 << shift) >> 1

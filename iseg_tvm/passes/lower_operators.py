@@ -6,6 +6,8 @@ kernel: functions that are structurally equal are added to the module once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,14 +20,31 @@ from iseg_tvm.graph_ops import relax_type, tensor_spec
 from iseg_tvm.kernels import rows
 from iseg_tvm.kernels.isa import Isa
 from iseg_tvm.passes import straight_line
-from relay_ops.operator import Lowering, LoweringContext, Operator, OperatorError, TensorSpec
+from relay_ops.operator import (
+    Lowering,
+    LoweringContext,
+    Operator,
+    OperatorError,
+    Schedule,
+    TensorSpec,
+)
 
 Expr = Any
 Call = tuple[str, Any, list[Expr], TensorSpec]
 """Readable name, PrimFunc, arguments, result type."""
 
+FindSchedule = Callable[[Operator, LoweringContext], Schedule]
+"""The blocking to lower an operator with; empty: the generator's defaults."""
 
-def lower_operators(module: tvm.IRModule, isa: Isa) -> tvm.IRModule:
+
+def default_schedules(operator: Operator, context: LoweringContext) -> Schedule:
+    """No operator has a blocking of its own."""
+    return {}
+
+
+def lower_operators(
+    module: tvm.IRModule, isa: Isa, schedules: FindSchedule = default_schedules
+) -> tvm.IRModule:
     """Return ``module`` with all calls in ``main`` replaced by ``call_tir``.
 
     Raises
@@ -39,7 +58,7 @@ def lower_operators(module: tvm.IRModule, isa: Isa) -> tvm.IRModule:
         if isinstance(binding.value, relax.Var):
             return binding
         try:
-            name, kernel, arguments, result = _lower(binding.value, isa)
+            name, kernel, arguments, result = _lower(binding.value, isa, schedules)
         except OperatorError as error:
             raise IsegError(f"cannot compile {binding.var.name}: {error}") from None
         call = relax.call_tir(kernels.add(kernel, name), arguments, out_ty=relax_type(result))
@@ -73,11 +92,11 @@ def _constant(values: np.ndarray) -> relax.Constant:
     return relax.const(np.ascontiguousarray(values), values.dtype.name)
 
 
-def _lower(value: Expr, isa: Isa) -> Call:
+def _lower(value: Expr, isa: Isa, schedules: FindSchedule) -> Call:
     """Kernel and arguments for one call of the graph."""
     operator = graph_ops.operator_of(value)
     if operator is not None:
-        return _lower_operator(operator, value, isa)
+        return _lower_operator(operator, value, isa, schedules)
     name = str(value.op.name) if isinstance(value, tvm.ir.Call) else str(value)
     if name == "relax.strided_slice":
         return _lower_slice(value)
@@ -86,29 +105,38 @@ def _lower(value: Expr, isa: Isa) -> Call:
     raise OperatorError(f"{name} has no integer kernel")
 
 
-def _lower_operator(operator: Operator, call: Expr, isa: Isa) -> Call:
+def lowering_context(operator: Operator, call: Expr, isa: Isa) -> LoweringContext:
+    """What the graph says about one call of an operator."""
     arguments = dict(zip(operator.tensors, call.args, strict=True))
     constants = {
         name: argument.value.numpy()
         for name, argument in arguments.items()
         if isinstance(argument, tvm.ir.GenericConst)
     }
-    context = LoweringContext(
+    return LoweringContext(
         types={name: tensor_spec(argument.ty) for name, argument in arguments.items()},
         constants=constants,
         attributes=graph_ops.attributes_of(call),
         result=tensor_spec(call.ty),
         isa=isa,
     )
+
+
+def _lower_operator(
+    operator: Operator, call: Expr, isa: Isa, schedules: FindSchedule
+) -> Call:
+    arguments = dict(zip(operator.tensors, call.args, strict=True))
+    context = lowering_context(operator, call, isa)
+    context = replace(context, schedule=schedules(operator, context))
     lowering: Lowering = operator.lower(context)
     passed = [
         arguments[a] if isinstance(a, str) else _constant(a)
         for a in lowering.arguments
     ]
-    return _kernel_name(operator, context), lowering.function, passed, lowering.result
+    return kernel_name(operator, context), lowering.function, passed, lowering.result
 
 
-def _kernel_name(operator: Operator, context: LoweringContext) -> str:
+def kernel_name(operator: Operator, context: LoweringContext) -> str:
     """``<operator>_<rows>x<columns>[x<inner>]``."""
     extents = list(context.result.shape)
     if "weight" in context.types:

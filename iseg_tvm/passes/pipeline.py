@@ -16,17 +16,17 @@ from iseg_tvm.kernels.isa import Isa
 from iseg_tvm.passes import straight_line
 from iseg_tvm.passes.check_integer_only import check_integer_only
 from iseg_tvm.passes.fuse_epilogue import fuse_epilogue
-from iseg_tvm.passes.lower_operators import lower_operators
+from iseg_tvm.passes.lower_operators import FindSchedule, default_schedules, lower_operators
 
 Pass = Callable[[tvm.IRModule], tvm.IRModule]
 Phase = tuple[str, Pass]
 
 
-def kernel_phases(isa: Isa) -> list[Phase]:
+def kernel_phases(isa: Isa, schedules: FindSchedule = default_schedules) -> list[Phase]:
     """From operators to kernels and a memory plan."""
     return [
         ("fuse_epilogue", fuse_epilogue),
-        ("lower_operators", partial(lower_operators, isa=isa)),
+        ("lower_operators", partial(lower_operators, isa=isa, schedules=schedules)),
         ("check_integer_only", check_integer_only),
         ("to_non_dataflow", relax.transform.ToNonDataflow()),
         ("remove_purity_checking", relax.transform.RemovePurityChecking()),
@@ -64,7 +64,11 @@ class LoweredModel:
 
 
 def lower_model(
-    module: tvm.IRModule, isa: Isa, target: tvm.target.Target, debug_dump: Path | None = None
+    module: tvm.IRModule,
+    isa: Isa,
+    target: tvm.target.Target,
+    debug_dump: Path | None = None,
+    schedules: FindSchedule = default_schedules,
 ) -> LoweredModel:
     """Run all phases on a module of the frontend.
 
@@ -74,6 +78,7 @@ def lower_model(
     isa : kernel family to generate for
     target : TVM target
     debug_dump : folder that receives the module's text after each phase
+    schedules : gives the blocking of each kernel
 
     Raises
     ------
@@ -81,9 +86,10 @@ def lower_model(
         An operator has no kernel, or a floating-point type appeared.
     """
     with target:
-        planned = _run(module, kernel_phases(isa), debug_dump, 1)
+        phases = kernel_phases(isa, schedules)
+        planned = _run(module, phases, debug_dump, 1)
         kernels, peak = called_kernels(planned), planned_bytes(planned)
-        first = 1 + len(kernel_phases(isa))
+        first = 1 + len(phases)
         return LoweredModel(
             _run(planned, virtual_machine_phases(), debug_dump, first), kernels, peak
         )

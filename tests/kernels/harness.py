@@ -13,7 +13,7 @@ from iseg_tvm.host_cpu import read_host_cpu
 from iseg_tvm.kernels.isa import Isa, get_isa
 from iseg_tvm.kernels.vector import T, cast, reinterpret, splat
 from relay_ops import OPERATORS
-from relay_ops.operator import Lowering, LoweringContext, TensorSpec
+from relay_ops.operator import Lowering, LoweringContext, Schedule, TensorSpec
 
 X86 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}
 TARGETS: dict[str, dict[str, Any]] = {
@@ -104,15 +104,24 @@ ISAS: list[tuple[str, Isa, str]] = [
 """(label, record, target that compiles it) of every ISA that can be executed here."""
 
 
-def lower(
+def context_of(
     operator: str, isa: Isa, tensors: Mapping[str, np.ndarray], attributes: Mapping[str, Any]
-) -> Lowering:
-    """Lower one operator on constant tensors."""
+) -> LoweringContext:
+    """What an operator's ``lower`` is given for these tensors, all of them constants."""
     record = OPERATORS[operator]
     tensors = {n: tensors[n] for n in record.tensors}
     types = {n: TensorSpec(t.shape, str(t.dtype)) for n, t in tensors.items()}
     result = record.infer_types([types[n] for n in record.tensors], attributes)
-    return record.lower(LoweringContext(types, tensors, attributes, result, isa))
+    return LoweringContext(types, tensors, attributes, result, isa)
+
+
+def lower(
+    operator: str, isa: Isa, tensors: Mapping[str, np.ndarray], attributes: Mapping[str, Any],
+    schedule: Schedule | None = None,
+) -> Lowering:  # fmt: skip
+    """Lower one operator on constant tensors."""
+    context = context_of(operator, isa, tensors, attributes)
+    return OPERATORS[operator].lower(replace(context, schedule=schedule or {}))
 
 
 def build(lowering: Lowering, target: str) -> Any:
@@ -127,13 +136,14 @@ def assembly(lowering: Lowering, target: str) -> str:
 
 
 def compare(
-    operator: str, isa: Isa, target: str, cases: list[dict[str, np.ndarray]], **attributes: Any
-) -> None:
+    operator: str, isa: Isa, target: str, cases: list[dict[str, np.ndarray]],
+    schedule: Schedule | None = None, **attributes: Any,
+) -> None:  # fmt: skip
     """Compile once, run every case (same shapes and constants) and compare all bits.
 
     Only activations may differ between cases: constants are packed from the first one.
     """
-    lowering = lower(operator, isa, cases[0], attributes)
+    lowering = lower(operator, isa, cases[0], attributes, schedule)
     library = build(lowering, target)
     for tensors in cases:
         ordered = [tensors[n] for n in OPERATORS[operator].tensors]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tvm
 from tvm import relax
+from tvm_ffi import structural_equal
 
 from iseg_tvm import graph_ops
 from iseg_tvm.errors import IsegError
@@ -15,6 +16,7 @@ from iseg_tvm.passes.fuse_epilogue import fuse_epilogue
 from iseg_tvm.passes.lower_operators import lower_operators
 from iseg_tvm.passes.pipeline import called_kernels
 from iseg_tvm.passes.straight_line import bindings
+from relay_ops.operator import LoweringContext, Operator, Schedule
 from tests.helpers import random_quantized_model, tiny_config
 
 ISA = get_isa("avx2")
@@ -52,6 +54,27 @@ def test_whole_model_is_lowered() -> None:
     symbols = [str(g.name_hint) for g in module.get_global_vars()]
     assert "linear_gelu_17x96x24" in symbols
     assert called_kernels(module) == ()  # call_tir hides them until CallTIRRewrite
+
+
+def test_schedules_choose_the_blocking() -> None:
+    model = random_quantized_model(tiny_config(depth=1))
+    graph = fuse_epilogue(lower_to_relax(model))
+    asked: list[str] = []
+
+    def schedules(operator: Operator, context: LoweringContext) -> Schedule:
+        asked.append(operator.name)
+        return {"task_rows": 3} if operator.name == "layer_norm" else {}
+
+    default, chosen = lower_operators(graph, ISA), lower_operators(graph, ISA, schedules)
+    assert "shiftmax_attention" in asked
+    differing = {
+        str(symbol.name_hint)
+        for symbol, function in chosen.functions_items()
+        if symbol.name_hint != "main"
+        and not structural_equal(function, default[str(symbol.name_hint)])
+    }
+    assert differing
+    assert all(name.startswith("layer_norm") for name in differing)
 
 
 def test_weights_that_are_no_constants_are_refused() -> None:
