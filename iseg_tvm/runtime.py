@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +108,8 @@ class Segmenter:
         What the bundle says about itself.
     num_threads : int
         Threads in use.
+    argument : tensor
+        The image of the last `run`, as the virtual machine takes it.
 
     Raises
     ------
@@ -116,6 +119,7 @@ class Segmenter:
 
     manifest: Manifest
     num_threads: int
+    argument: Any
 
     def __init__(self, bundle: Bundle, num_threads: int | None = None) -> None:
         cpus = len(usable_cpus())
@@ -136,14 +140,22 @@ class Segmenter:
         try:
             # Kept: unloading the library would pull the code from under the virtual machine.
             self._module = ffi.load_module(str(bundle.library.resolve()))
-            machine = self._module["vm_load_executable"]()
-            machine["vm_initialization"](_CPU, _CPU_INDEX, _POOLED_ALLOCATOR)
-            self._main = machine["main"]
+            self._main = self.new_machine()["main"]
         except (RuntimeError, AttributeError, ValueError, OSError) as error:
             raise _load_error(bundle, error) from error
         self._ffi = ffi
         self._image = _aligned_empty(self.manifest.input.shape)
-        self._argument = ffi.from_dlpack(self._image)
+        self.argument = ffi.from_dlpack(self._image)
+
+    def new_machine(self) -> Any:
+        """Return another virtual machine over the loaded library (for `iseg_tvm.profiling`)."""
+        machine = self._module["vm_load_executable"]()
+        machine["vm_initialization"](_CPU, _CPU_INDEX, _POOLED_ALLOCATOR)
+        return machine
+
+    def packed_function(self, function: Callable[..., Any]) -> Any:
+        """Return a Python function in the form that the virtual machine calls."""
+        return self._ffi.convert(function)
 
     def run(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """Return the class map of an image.
@@ -172,7 +184,7 @@ class Segmenter:
             )
         set_num_threads(self.num_threads)
         np.copyto(self._image, image)
-        result = np.from_dlpack(self._main(self._argument))
+        result = np.from_dlpack(self._main(self.argument))
         # TVM's allocator reuses the memory for the next call.
         return np.array(result, dtype=np.uint8, copy=True)
 

@@ -139,8 +139,9 @@ def _lower_operator(
 def kernel_name(operator: Operator, context: LoweringContext) -> str:
     """``<operator>_<rows>x<columns>[x<inner>]``."""
     extents = list(context.result.shape)
-    if "weight" in context.types:
-        extents.append(context.types["weight"].shape[1])
+    for right in ("weight", "b"):
+        if right in context.types:
+            extents.append(context.types[right].shape[1])
     return f"{operator.name}_{'x'.join(map(str, extents))}"
 
 

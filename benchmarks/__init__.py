@@ -1,0 +1,1 @@
+"""Measurements on this machine: other runtimes side by side, and a profile of our kernels."""

@@ -1,0 +1,163 @@
+"""Per-operator profile of our library: GOPS, and percent of the measured peak.
+
+``python -m benchmarks.profile --model seg-t --threads 1 2``
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import models
+from benchmarks.main import run_main, write_json
+from benchmarks.peak import INSTRUCTIONS, Peak
+from benchmarks.provenance import provenance
+from benchmarks.vm_overhead import vm_overhead_ms
+from iseg_tvm.cli.common import positive_int
+from iseg_tvm.host_cpu import usable_cpus
+from iseg_tvm.profiling import Profile, profile
+from iseg_tvm.runtime import load
+from iseg_tvm.targets import TargetSpec, load_target
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.profile",
+        description="Profile our library kernel by kernel, beside the measured peak of the CPU.",
+    )
+    names = ", ".join(models.PRESETS)
+    parser.add_argument(
+        "--model", default="seg-t", help=f"{names}, or a quantized .safetensors (default: seg-t)"
+    )
+    parser.add_argument("--target", default="native", help="as of `iseg-tvm compile`")
+    parser.add_argument(
+        "--bundle", type=Path, help="profile this bundle instead of compiling the model"
+    )
+    parser.add_argument("--threads", type=positive_int, nargs="+", help="default: 1, and all")
+    parser.add_argument("--repeats", type=positive_int, default=15, help="timed runs (default 15)")
+    parser.add_argument("--cache", type=Path, default=models.DEFAULT_CACHE, help="models, bundles")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks of errors")
+    return parser
+
+
+def measure(bundle: Path, target: TargetSpec, threads: int, repeats: int) -> dict[str, Any]:
+    """Profile of a bundle, with a sample of the peak between any two runs."""
+    segmenter = load(bundle, threads)
+    height, width = segmenter.manifest.image_size
+    peak = Peak(target, threads) if target.isa in INSTRUCTIONS else None
+
+    def between_runs(_done: int, _total: int) -> None:
+        if peak is not None:
+            peak.sample()
+
+    between_runs(0, repeats)
+    result = profile(segmenter, models.photo((height, width)), repeats, between_runs)
+    return _row(result, peak.gops if peak is not None else None)
+
+
+def measure_alone(*arguments: Any) -> dict[str, Any]:
+    """`measure` in a process of its own: TVM sizes its pool of threads once."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(measure, *arguments).result()
+
+
+def _row(result: Profile, peak_gops: float | None) -> dict[str, Any]:
+    kernels = [
+        {
+            **asdict(kernel),
+            "share": kernel.total_ms / result.kernels_ms,
+            "gops": kernel.gops,
+            "percent_of_peak": _percent(kernel.gops, peak_gops),
+        }
+        for kernel in result.kernels
+    ]
+    gops = 2 * result.macs / result.median_ms / 1e6
+    return {
+        "threads": result.threads,
+        "peak_gops": peak_gops,
+        "median_ms": result.median_ms,
+        "min_ms": min(result.run_ms),
+        "runs_ms": list(result.run_ms),
+        "kernels_ms": result.kernels_ms,
+        "macs": result.macs,
+        "gops": gops,
+        "percent_of_peak": _percent(gops, peak_gops),
+        "kernels": kernels,
+    }
+
+
+def _percent(gops: float | None, peak_gops: float | None) -> float | None:
+    return 100 * gops / peak_gops if gops is not None and peak_gops else None
+
+
+def print_row(row: dict[str, Any], title: str, instruction: str | None) -> None:
+    """Print one table: a line a kernel, and the whole model."""
+    table = Table(title=f"{title}, {row['threads']} thread(s)", title_justify="left")
+    table.add_column("kernel", overflow="fold")
+    for name in ("calls", "ms", "share", "ms/call", "GMAC", "GOPS", "% of peak"):
+        table.add_column(name, justify="right")
+    for kernel in sorted(row["kernels"], key=lambda k: -k["total_ms"]):
+        table.add_row(
+            kernel["name"],
+            str(kernel["calls"]),
+            f"{kernel['total_ms']:.3f}",
+            f"{100 * kernel['share']:.1f} %",
+            f"{kernel['total_ms'] / kernel['calls']:.4f}",
+            *_product_cells(kernel),
+        )
+    table.add_section()
+    table.add_row("whole run", "1", f"{row['median_ms']:.3f}", "", "", *_product_cells(row))
+    console = Console(width=None if sys.stdout.isatty() else 132)
+    console.print(table)
+    if row["peak_gops"] is not None:
+        console.print(f"peak: {row['peak_gops']:.0f} GOPS ({instruction}, measured between runs)")
+    console.print(f"all kernels: {row['kernels_ms']:.3f} ms\n")
+
+
+def _product_cells(values: dict[str, Any]) -> list[str]:
+    if not values["macs"]:
+        return ["", "", ""]
+    percent = values["percent_of_peak"]
+    shown = "" if percent is None else f"{percent:.1f}"
+    return [f"{values['macs'] / 1e9:.3f}", f"{values['gops']:.0f}", shown]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    target = load_target(args.target)
+    bundle = args.bundle or models.bundle(args.model, target, args.cache)
+    title = f"{args.bundle or args.model}, {target.name}"
+    before = provenance()
+    rows = []
+    for threads in args.threads or sorted({1, len(usable_cpus())}):
+        rows.append(measure_alone(bundle, target, threads, args.repeats))
+        print_row(rows[-1], title, INSTRUCTIONS.get(target.isa))
+    overhead = None
+    if args.bundle is None:
+        overhead = vm_overhead_ms(models.quantized_model(args.model, args.cache), target)
+        print(f"virtual machine with empty kernels: {overhead:.4f} ms a run")
+    if args.json:
+        result = {"title": title, "provenance": before, "vm_overhead_ms": overhead, "rows": rows}
+        write_json(args.json, result)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run_main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
