@@ -35,7 +35,7 @@ _pool = threading.local()  # TVM keeps one thread pool for every calling thread
 
 
 @contextmanager
-def _without_torch() -> Iterator[None]:
+def without_torch() -> Iterator[None]:
     """Keep ``tvm_ffi`` from importing torch, which it does wherever torch is installed.
 
     A ``None`` in ``sys.modules`` makes ``import torch`` an ImportError, which it expects.
@@ -51,7 +51,7 @@ def _without_torch() -> Iterator[None]:
 
 
 @functools.cache
-def _tvm_runtime() -> ModuleType:
+def tvm_runtime() -> ModuleType:
     """Load TVM's runtime library and return the ``tvm_ffi`` module.
 
     Raises
@@ -69,7 +69,7 @@ def _tvm_runtime() -> ModuleType:
     if library is None:
         raise IsegError(f"libtvm_runtime.so is not in {places[-1]}", _INSTALL)
     try:
-        with _without_torch():
+        with without_torch():
             import tvm_ffi
         ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
     except (ImportError, OSError) as error:
@@ -84,7 +84,7 @@ def set_num_threads(count: int) -> int:
     The pool can only be sized once: where other code already ran a TVM function in this thread,
     the number may come out smaller.
     """
-    ffi = _tvm_runtime()
+    ffi = tvm_runtime()
     if getattr(_pool, "count", None) != count:
         cpus = [str(cpu) for cpu in usable_cpus()]
         ffi.get_global_func("runtime.config_threadpool")(_SHARE_ALL_CORES, count, cpus)
@@ -129,7 +129,7 @@ class Segmenter:
                 f"{wanted} threads asked for, and this process may use {cpus} CPUs",
                 f"choose 1 to {cpus} threads",
             )
-        ffi = _tvm_runtime()
+        ffi = tvm_runtime()
         self.num_threads = set_num_threads(wanted)
         if num_threads is not None and self.num_threads != num_threads:
             raise IsegError(

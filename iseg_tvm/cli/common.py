@@ -44,6 +44,33 @@ def add_image_size(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
+def add_bind_arguments(parser: argparse.ArgumentParser, port: int) -> None:
+    """Add the flags of a command that listens on the network."""
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s, this machine only)",
+    )
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=port,
+        help="port to listen on, 0 for any free one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--i-know",
+        action="store_true",
+        help="listen on an address others reach: they can then run any code on this machine",
+    )
+
+
+def _port(text: str) -> int:
+    """Parse a port, for argparse."""
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
+    return int(text)
+
+
 def log(args: argparse.Namespace, message: str) -> None:
     """Say what is being done, on stderr, unless ``--quiet``."""
     if not args.quiet:

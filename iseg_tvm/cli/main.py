@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from iseg_tvm import __version__
 from iseg_tvm.cli import compile as compile_command
-from iseg_tvm.cli import evaluate, info, quantize, segment
+from iseg_tvm.cli import evaluate, info, quantize, rpc_server, rpc_tracker, segment
 from iseg_tvm.errors import IsegError
 
 _COMMANDS = {
@@ -17,6 +17,8 @@ _COMMANDS = {
     "segment": segment,
     "evaluate": evaluate,
     "info": info,
+    "rpc_tracker": rpc_tracker,
+    "rpc_server": rpc_server,
 }
 _DESCRIPTION = """\
 Semantic segmentation with integer arithmetic alone: a trained Segmenter is quantized from one

@@ -57,6 +57,20 @@ def make_sysroot(space: UserSpace, board: Board, folder: Path) -> Path:
     return folder
 
 
+def python_command(space: UserSpace, board: Board, sysroot: Path) -> list[str]:
+    """Return the command of the board's Python."""
+    return [*space.qemu, "-cpu", board.cpu, "-L", str(sysroot), str(space.python)]
+
+
+def python_environment(space: UserSpace) -> dict[str, str]:
+    """Return the variables the board's Python needs."""
+    return {
+        "PYTHONPATH": f"{REPOSITORY}:{space.site}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+
+
 def run_guest(space: UserSpace, board: Board, sysroot: Path, job: Path) -> dict[str, Any]:
     """Run ``guest.py`` on a job folder in one emulated process; return what it reports.
 
@@ -65,14 +79,9 @@ def run_guest(space: UserSpace, board: Board, sysroot: Path, job: Path) -> dict[
     subprocess.CalledProcessError
         The guest died; ``returncode`` is minus the signal's number, or its exit status.
     """
-    environment = os.environ | {
-        "PYTHONPATH": f"{REPOSITORY}:{space.site}",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-    }
-    command = [*space.qemu, "-cpu", board.cpu, "-L", str(sysroot), str(space.python)]
     process = subprocess.run(
-        [*command, str(GUEST), str(job)], env=environment, stdout=subprocess.PIPE, text=True,
+        [*python_command(space, board, sysroot), str(GUEST), str(job)],
+        env=os.environ | python_environment(space), stdout=subprocess.PIPE, text=True,
         check=True, timeout=900,
     )  # fmt: skip
     return dict(json.loads(process.stdout))

@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("iseg_tvm", "relay_ops")
 SHIMS = {"iseg_tvm.__main__"} | {
-    f"iseg_tvm.{name}" for name in ("quantize", "compile", "segment", "evaluate", "info")
+    f"iseg_tvm.{name}"
+    for name in (
+        "quantize", "compile", "segment", "evaluate", "info", "rpc_tracker", "rpc_server",
+    )
 }
 
 
@@ -111,10 +114,11 @@ def offences(prefixes: tuple[str, ...], forbidden: tuple[str, ...], *, lazy: boo
     [
         (("iseg_tvm.quantization", "iseg_tvm.models"), ("tvm", "tvm_ffi", "relay_ops"), True),
         (
-            ("iseg_tvm.runtime", "iseg_tvm.bundle"),
+            ("iseg_tvm.runtime", "iseg_tvm.bundle", "iseg_tvm.board"),
             ("torch", "torchvision", "timm", "xgboost", "safetensors", "relay_ops"),
             True,
         ),
+        (("iseg_tvm.board", "iseg_tvm.cli.rpc_server"), ("tvm", "iseg_tvm.remote"), False),
         (("relay_ops", "iseg_tvm.integer_model", "iseg_tvm.reference_model"), ("tvm",), False),
         (
             (
@@ -136,7 +140,7 @@ def offences(prefixes: tuple[str, ...], forbidden: tuple[str, ...], *, lazy: boo
         (("iseg_tvm.evaluation",), ("torch", "timm", "tvm", "safetensors", "relay_ops"), False),
         (("iseg_tvm.errors",), ("numpy",), True),
     ],
-    ids=["quantization", "runtime", "operators", "leaves", "evaluation", "errors"],
+    ids=["quantization", "runtime", "board", "operators", "leaves", "evaluation", "errors"],
 )
 def test_forbidden_imports(
     prefixes: tuple[str, ...], forbidden: tuple[str, ...], lazy: bool

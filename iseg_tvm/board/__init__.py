@@ -1,0 +1,1 @@
+"""What runs on a board: its RPC server, its identity, and measurements on the spot."""

@@ -1,0 +1,76 @@
+"""One RPC session on a board: the functions a client may call besides TVM's own.
+
+Functions of ours take and return JSON text or bytes. An `IsegError` travels as a value, so that the
+client shows its message and hint instead of a traceback.
+"""
+
+import ctypes
+import importlib.util
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from iseg_tvm.board.identity import read_identity
+from iseg_tvm.errors import IsegError
+from iseg_tvm.runtime import tvm_runtime
+
+PREFIX = "iseg_tvm.board."
+WORK_PATH = "tvm.rpc.server.workpath"
+LOAD_MODULE = "tvm.rpc.server.load_module"
+
+
+def load_runtime() -> None:
+    """Load TVM's runtime, and the library with MetaSchedule's ``random_fill`` where it exists."""
+    tvm_runtime()
+    package = importlib.util.find_spec("tvm")
+    if package is not None and package.submodule_search_locations:
+        extra = Path(package.submodule_search_locations[0]) / "lib/libtvm_runtime_extra.so"
+        with suppress(OSError):
+            ctypes.CDLL(str(extra), ctypes.RTLD_GLOBAL)
+
+
+def serve_session(descriptor: int, folder: Path) -> None:
+    """Serve one client until it leaves.
+
+    Parameters
+    ----------
+    descriptor : int
+        File descriptor of the client's connection.
+    folder : Path
+        Where uploaded files go.
+    """
+    os.chdir(folder)
+    register(folder)
+    tvm_runtime().get_global_func("rpc.ServerLoop")(descriptor)
+
+
+def register(folder: Path) -> None:
+    """Register what a session offers."""
+    ffi = tvm_runtime()
+
+    def work_path(name: str) -> str:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return str(path)
+
+    def load_module(name: str) -> Any:
+        return ffi.load_module(work_path(name))
+
+    ffi.register_global_func(WORK_PATH, work_path, override=True)
+    ffi.register_global_func(LOAD_MODULE, load_module, override=True)
+    _offer("identity", lambda: read_identity().to_dict())
+
+
+def _offer(name: str, function: Callable[..., Any]) -> None:
+    """Register a function that answers in JSON: ``{"value": ...}`` or ``{"error", "hint"}``."""
+
+    def answer(*arguments: Any) -> str:
+        try:
+            return json.dumps({"value": function(*arguments)})
+        except IsegError as error:
+            return json.dumps({"error": error.message, "hint": error.hint})
+
+    tvm_runtime().register_global_func(PREFIX + name, answer, override=True)

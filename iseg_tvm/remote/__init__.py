@@ -1,0 +1,1 @@
+"""Boards from the host's side: trackers, sessions, uploads, measurements (``tvm.rpc``)."""

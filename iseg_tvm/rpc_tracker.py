@@ -1,0 +1,8 @@
+"""``python -m iseg_tvm.rpc_tracker`` is ``iseg-tvm rpc_tracker``."""
+
+import sys
+
+from iseg_tvm.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(["rpc_tracker", *sys.argv[1:]]))
