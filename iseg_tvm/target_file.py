@@ -7,7 +7,10 @@ from typing import Any
 
 from iseg_tvm.errors import IsegError
 
-ISAS = frozenset({"avx512vnni", "avx512bw", "avx2", "neon_dotprod", "neon", "neon_i8mm", "generic"})
+ISAS = frozenset(
+    {"avx512vbmi", "avx512vnni", "avx512bw", "avx2"}
+    | {"neon_dotprod", "neon", "neon_i8mm", "generic"}
+)
 ARCHITECTURES = frozenset({"x86_64", "aarch64"})
 
 # For every table of a target file: key -> (type, required).

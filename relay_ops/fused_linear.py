@@ -71,13 +71,13 @@ def _lower(steps: Sequence[Step]) -> Callable[[LoweringContext], Lowering]:
     """The product's kernel, with the other steps as its epilogue."""
 
     def lower(context: LoweringContext) -> Lowering:
-        from iseg_tvm.kernels import gemm
+        from iseg_tvm.kernels import products
         from iseg_tvm.kernels.epilogue import Epilogue
 
-        products = {
-            "linear": gemm.lower_linear,
-            "patch_embed": gemm.lower_patch_embed,
-            "matmul": gemm.lower_matmul,
+        lowerings = {
+            "linear": products.lower_linear,
+            "patch_embed": products.lower_patch_embed,
+            "matmul": products.lower_matmul,
         }
         epilogue = Epilogue(
             dtype=context.result.dtype,
@@ -85,7 +85,7 @@ def _lower(steps: Sequence[Step]) -> Callable[[LoweringContext], Lowering]:
             skip_shift=context.attributes.get("skip_shift"),
             table="table" in context.types,
         )
-        return products[steps[0].operator.name](context, epilogue)
+        return lowerings[steps[0].operator.name](context, epilogue)
 
     return lower
 

@@ -67,16 +67,16 @@ def forward(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.
 
 def lower(context: LoweringContext) -> Lowering:
     """GEMM without a fused epilogue (int32 output)."""
-    from iseg_tvm.kernels import gemm
+    from iseg_tvm.kernels import products
 
-    return gemm.lower_linear(context)
+    return products.lower_linear(context)
 
 
 def space(context: LoweringContext) -> Space:
     """Blocking of the product."""
-    from iseg_tvm.kernels import gemm
+    from iseg_tvm.kernels import products
 
-    return gemm.gemm_space(context)
+    return products.gemm_space(context)
 
 
 OPERATOR = register(

@@ -49,16 +49,16 @@ def forward(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def lower(context: LoweringContext) -> Lowering:
     """GEMM whose right operand is packed at run time."""
-    from iseg_tvm.kernels import gemm
+    from iseg_tvm.kernels import products
 
-    return gemm.lower_matmul(context)
+    return products.lower_matmul(context)
 
 
 def space(context: LoweringContext) -> Space:
     """Blocking of the product."""
-    from iseg_tvm.kernels import gemm
+    from iseg_tvm.kernels import products
 
-    return gemm.gemm_space(context)
+    return products.gemm_space(context)
 
 
 OPERATOR = register(

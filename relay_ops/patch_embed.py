@@ -84,16 +84,16 @@ def forward(
 
 def lower(context: LoweringContext) -> Lowering:
     """GEMM that reads the image directly."""
-    from iseg_tvm.kernels import gemm
+    from iseg_tvm.kernels import products
 
-    return gemm.lower_patch_embed(context)
+    return products.lower_patch_embed(context)
 
 
 def space(context: LoweringContext) -> Space:
     """Blocking of the product."""
-    from iseg_tvm.kernels import gemm
+    from iseg_tvm.kernels import products
 
-    return gemm.gemm_space(context)
+    return products.gemm_space(context)
 
 
 OPERATOR = register(

@@ -1,7 +1,8 @@
-"""What happens to a GEMM tile while it is in registers: bias, requantize, residual add, store.
+"""What happens to a GEMM tile while it is in registers: requantize, table, residual add.
 
-An epilogue gets one int32 vector at a time and writes the result; definitions are those of
-``relay_ops`` (requantize, residual_add).
+An epilogue turns a group of int32 accumulator vectors into one result vector in memory order;
+definitions are those of ``relay_ops`` (requantize, shift_gelu, residual_add). The bias is where the
+accumulators start.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from iseg_tvm.kernels.isa import Isa
-from iseg_tvm.kernels.packing import pad_columns
-from iseg_tvm.kernels.vector import Buffer, Expr, T, cast, clamp, load, rounding_shift_right
+from iseg_tvm.kernels.packing import PanelLayout, pack_columns
+from iseg_tvm.kernels.vector import Buffer, Expr, T, cast, clamp, load
+
+_GROUPS = {"int8": 4, "int16": 2, "int32": 1}
+"""Accumulator vectors that fill one result vector."""
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,21 @@ class Epilogue:
     skip_shift: int | None = None
     table: bool = False
 
+    def group(self, vectors: int) -> int:
+        """Accumulator vectors of a panel ``vectors`` wide that are packed into one result."""
+        return max(g for g in (1, 2, 4) if g <= _GROUPS[self.dtype] and vectors % g == 0)
+
     @property
     def constants(self) -> tuple[tuple[str, str], ...]:
-        """(name, dtype) of the per-column constants that :func:`emit` reads."""
+        """(name, dtype) of the per-column constants that :func:`emit_epilogue` reads."""
         if self.dtype == "int32":
             return (("bias", "int32"),)
         return (("bias", "int32"), ("shift", "int32"), ("multiplier", "int16"))
 
     def pack(
-        self, values: Mapping[str, np.ndarray], correction: np.ndarray, isa: Isa
+        self, values: Mapping[str, np.ndarray], correction: np.ndarray, layout: PanelLayout
     ) -> list[np.ndarray]:
-        """Per-column constants, padded to vectors, in the order of :attr:`constants`.
+        """Per-column constants in the order of the lanes that meet them, as :attr:`constants`.
 
         Rounding of the first shift and the left operand's offset are folded into the bias.
         """
@@ -51,45 +59,77 @@ class Epilogue:
         if self.dtype != "int32":
             bias = bias + ((np.int64(1) << values["shift"].astype(np.int64)) >> 1)
         arrays: dict[str, np.ndarray] = {**values, "bias": bias}
-        return [pad_columns(arrays[name], isa, dtype) for name, dtype in self.constants]
-
-
-def emit_requantize(isa: Isa, biased: Expr, shift: Expr, multiplier: Expr, post: int) -> Expr:
-    """``sat8/16(rshr((sat16(biased >> shift) * multiplier + 2**14) >> 15, post))`` as int16xL.
-
-    ``biased`` already holds the rounding constant of ``shift``; the result is not yet saturated to
-    int8.
-    """
-    lanes = isa.lanes
-    narrow = cast(clamp(biased >> shift, -32768, 32767, "int32", lanes), "int16", lanes)
-    product = isa.multiply_high(T.Bind(narrow), multiplier, lanes)
-    return rounding_shift_right(T.Bind(product), post, "int16", lanes)
+        merged = {"multiplier": min(2, layout.group)}
+        return [
+            pack_columns(arrays[name], layout, dtype, merged.get(name, 1))
+            for name, dtype in self.constants
+        ]
 
 
 def emit_epilogue(
-    isa: Isa, epilogue: Epilogue, accumulator: Expr, column: Expr,
-    constants: Sequence[Buffer], skip: Expr | None,
+    isa: Isa, epilogue: Epilogue, accumulators: Sequence[Expr], column: Expr,
+    constants: Sequence[Buffer], skip: Expr | None = None, table: Buffer | None = None,
 ) -> Expr:  # fmt: skip
-    """Turn one accumulator vector into a result vector of ``epilogue.dtype``.
+    """Turn a group of accumulator vectors into one vector of ``epilogue.dtype``.
 
     Parameters
     ----------
-    accumulator : int32xL
-    column : index of the vector's first column in the constants
+    accumulators : int32xL each, bias and rounding constant included
+    column : first lane of the group in the constants
     constants : buffers in the order of :attr:`Epilogue.constants`
-    skip : int16xL of the residual stream, if the epilogue adds one
+    skip : int16 vector of the residual stream, if the epilogue adds one
+    table : int8 (256,) that the int8 result goes through, if the ISA looks up in registers
     """
-    lanes = isa.lanes
-    biased = accumulator + load(constants[0], column, lanes)
     if epilogue.dtype == "int32":
-        return biased
-    shift, multiplier = (load(c, column, lanes) for c in constants[1:])
-    result = emit_requantize(isa, biased, shift, multiplier, epilogue.post_shift)
-    if epilogue.dtype == "int8":
-        return cast(clamp(T.Bind(result), -128, 127, "int16", lanes), "int8", lanes)
-    if skip is None:
+        return accumulators[0]
+    lanes, group = isa.lanes, len(accumulators)
+    shifted = [
+        T.Bind(a >> load(constants[1], column + v * lanes, lanes))
+        for v, a in enumerate(accumulators)
+    ]
+    wide = min(2, group) * lanes
+    products = [
+        _requantized(isa, epilogue.post_shift, narrow, load(constants[2], column + h * wide, wide))
+        for h, narrow in enumerate(_to_int16(isa, shifted))
+    ]
+    if epilogue.dtype == "int16":
+        return products[0] if skip is None else _residual(isa, epilogue, skip, products[0])
+    result = T.Bind(_to_int8(isa, products))
+    if table is None:
         return result
+    assert isa.table_lookup is not None
+    return isa.table_lookup(table, result, group * lanes)
+
+
+def _to_int16(isa: Isa, vectors: Sequence[Expr]) -> list[Expr]:
+    """Saturate int32 vectors to int16, two into one where there are two."""
+    lanes = isa.lanes
+    if len(vectors) == 1:
+        return [T.Bind(cast(clamp(vectors[0], -32768, 32767, "int32", lanes), "int16", lanes))]
+    pairs = zip(vectors[::2], vectors[1::2], strict=True)
+    return [T.Bind(isa.narrow16(a, b, lanes)) for a, b in pairs]
+
+
+def _to_int8(isa: Isa, vectors: Sequence[Expr]) -> Expr:
+    """Saturate one or two int16 vectors to one of int8."""
+    lanes = isa.lanes
+    if len(vectors) == 2:
+        return isa.narrow8(vectors[0], vectors[1], 2 * lanes)
+    width = int(vectors[0].ty.dtype.lanes)
+    return cast(clamp(vectors[0], -128, 127, "int16", width), "int8", width)
+
+
+def _requantized(isa: Isa, post_shift: int, narrow: Expr, multiplier: Expr) -> Expr:
+    """``rshr(mulh(narrow, multiplier), post_shift)`` on int16 lanes."""
+    width = int(narrow.ty.dtype.lanes)
+    product = T.Bind(isa.multiply_high(narrow, multiplier, width))
+    return T.Bind(isa.round_shift(product, post_shift, width))
+
+
+def _residual(isa: Isa, epilogue: Epilogue, skip: Expr, branch: Expr) -> Expr:
+    """``sat16(rshr(skip, skip_shift) + branch)``: ``vpaddsw``, ``sqadd``."""
     assert epilogue.skip_shift is not None
-    shifted = rounding_shift_right(skip, epilogue.skip_shift, "int16", lanes)
-    total = cast(T.Bind(shifted), "int32", lanes) + cast(result, "int32", lanes)
-    return cast(clamp(total, -32768, 32767, "int32", lanes), "int16", lanes)
+    width = int(branch.ty.dtype.lanes)
+    shifted = isa.round_shift(skip, epilogue.skip_shift, width)
+    name = f"llvm.sadd.sat.v{width}i16"
+    return T.call_llvm_pure_intrin(f"int16x{width}", name, shifted, branch)

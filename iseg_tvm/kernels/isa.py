@@ -13,11 +13,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from iseg_tvm.errors import IsegError
-from iseg_tvm.kernels.vector import Expr
+from iseg_tvm.kernels.vector import Buffer, Expr
 
 Dot = Callable[[Expr, Expr, Expr], Expr]
 MultiplyHigh = Callable[[Expr, Expr, int], Expr]
 RoundingShift = Callable[[Expr, Expr, int], Expr]
+RoundShift = Callable[[Expr, int, int], Expr]
+Narrow = Callable[[Expr, Expr, int], Expr]
+TableLookup = Callable[[Buffer, Expr, int], Expr]
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,14 @@ class Isa:
     dot : (accumulator int32xL, left word int32, right int8x(L * k_group)) -> int32xL
     multiply_high : (int16xN, int16xN, N) -> ``(a * b + 2**14) >> 15`` as int16xN
     exponent_shift : (g int16xN, i int16xN in [0, 9], N) -> ``rshr(g, 7 + i)`` as int16xN
+    round_shift : (int16xN, constant s in [0, 15], N) -> ``rshr(x, s)`` as int16xN
+    narrow16 : (int32xL, int32xL, L) -> both saturated to int16, int16x2L
+    narrow8 : (int16xN, int16xN, N) -> both saturated to int8, int8x2N
+    pack_lanes : int32 lanes that ``narrow16`` and ``narrow8`` take from one operand before they
+        turn to the other: 4 on x86, which packs within 128 bits; else all. :mod:`packing` orders
+        the columns of a panel so that packed results come out in memory order
     weight_dot : faster ``dot`` that may be used if no right value is -128
+    table_lookup : (int8 (256,) table, int8xN, N) -> ``table[x + 128]`` as int8xN, in registers
     registers : SIMD registers of the CPU
     """
 
@@ -51,7 +61,12 @@ class Isa:
     dot: Dot
     multiply_high: MultiplyHigh
     exponent_shift: RoundingShift
+    round_shift: RoundShift
+    narrow16: Narrow
+    narrow8: Narrow
+    pack_lanes: int
     weight_dot: Dot | None = None
+    table_lookup: TableLookup | None = None
     registers: int = 32
 
     @property

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from iseg_tvm.kernels.isa import Isa
-from iseg_tvm.kernels.isa_generic import generic_exponent_shift, generic_multiply_high
+from iseg_tvm.kernels.isa_generic import (
+    generic_exponent_shift,
+    generic_multiply_high,
+    generic_narrow8,
+    generic_narrow16,
+    generic_round_shift,
+)
 from iseg_tvm.kernels.vector import Expr, T, cast, reinterpret, splat
 
 
@@ -23,6 +29,16 @@ def _neon_exponent_shift(g: Expr, i: Expr, lanes: int) -> Expr:
     amount = splat(-7, "int16", lanes) - i
     return T.call_llvm_pure_intrin(
         f"int16x{lanes}", f"llvm.aarch64.neon.srshl.v{lanes}i16", g, amount
+    )
+
+
+def _neon_round_shift(x: Expr, shift: int, lanes: int) -> Expr:
+    """``srshr``, written as ``srshl`` by a negative constant."""
+    if lanes not in (4, 8) or shift == 0:
+        return generic_round_shift(x, shift, lanes)
+    amount = splat(-shift, "int16", lanes)
+    return T.call_llvm_pure_intrin(
+        f"int16x{lanes}", f"llvm.aarch64.neon.srshl.v{lanes}i16", x, amount
     )
 
 
@@ -68,14 +84,17 @@ def _sdot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
 FAMILIES = (
     Isa(
         "neon", ("neon",), 16, 4, "int8", 0, 4, 4,
-        _neon_dot, _neon_multiply_high, _neon_exponent_shift, _neon_weight_dot,
+        _neon_dot, _neon_multiply_high, _neon_exponent_shift,
+        _neon_round_shift, generic_narrow16, generic_narrow8, 4, _neon_weight_dot,
     ),
     Isa(
         "neon_dotprod", ("neon", "dotprod"), 16, 4, "int8", 0, 6, 4,
         _sdot, _neon_multiply_high, _neon_exponent_shift,
+        _neon_round_shift, generic_narrow16, generic_narrow8, 4,
     ),
     Isa(
         "neon_i8mm", ("neon", "dotprod", "i8mm"), 16, 4, "int8", 0, 6, 4,
         _sdot, _neon_multiply_high, _neon_exponent_shift,
+        _neon_round_shift, generic_narrow16, generic_narrow8, 4,
     ),
 )  # fmt: skip

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from iseg_tvm.kernels.isa import Dot, Isa
-from iseg_tvm.kernels.vector import Expr, T, cast, splat
+from iseg_tvm.kernels.vector import (
+    Expr,
+    T,
+    cast,
+    clamp,
+    rounding_shift_right,
+    splat,
+)
 
 
 def generic_multiply_high(a: Expr, b: Expr, lanes: int) -> Expr:
@@ -20,6 +27,23 @@ def generic_exponent_shift(g: Expr, i: Expr, lanes: int) -> Expr:
     return cast(wide, "int16", lanes)
 
 
+def generic_round_shift(x: Expr, shift: int, lanes: int) -> Expr:
+    """``rshr(x, shift)`` on int16 lanes."""
+    return rounding_shift_right(x, shift, "int16", lanes)
+
+
+def generic_narrow16(a: Expr, b: Expr, lanes: int) -> Expr:
+    """Saturate two int32 vectors to one of int16, the second behind the first."""
+    halves = [cast(clamp(v, -32768, 32767, "int32", lanes), "int16", lanes) for v in (a, b)]
+    return T.Shuffle(halves, [T.int32(i) for i in range(2 * lanes)])
+
+
+def generic_narrow8(a: Expr, b: Expr, lanes: int) -> Expr:
+    """Saturate two int16 vectors to one of int8, the second behind the first."""
+    halves = [cast(clamp(v, -128, 127, "int16", lanes), "int8", lanes) for v in (a, b)]
+    return T.Shuffle(halves, [T.int32(i) for i in range(2 * lanes)])
+
+
 def _generic_dot(lanes: int) -> Dot:
     """One int16 value a lane."""
 
@@ -34,6 +58,7 @@ FAMILIES = (
     Isa(
         "generic", (), 16, 1, "int16", 0, 4, 2,
         _generic_dot(4), generic_multiply_high, generic_exponent_shift,
+        generic_round_shift, generic_narrow16, generic_narrow8, 4,
         registers=16,
     ),
 )  # fmt: skip

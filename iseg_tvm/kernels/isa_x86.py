@@ -1,10 +1,14 @@
-"""x86 kernel families: AVX2, AVX-512BW (``vpmaddwd``) and AVX-512 VNNI (``vpdpbusd``)."""
+"""x86 kernel families: AVX2, AVX-512BW (``vpmaddwd``), AVX-512 VNNI (``vpdpbusd``), and VBMI."""
 
 from __future__ import annotations
 
-from iseg_tvm.kernels.isa import Dot, Isa, MultiplyHigh, RoundingShift
-from iseg_tvm.kernels.isa_generic import generic_exponent_shift, generic_multiply_high
-from iseg_tvm.kernels.vector import Expr, T, cast, reinterpret, splat
+from iseg_tvm.kernels.isa import Dot, Isa, MultiplyHigh, Narrow, RoundingShift, RoundShift
+from iseg_tvm.kernels.isa_generic import (
+    generic_exponent_shift,
+    generic_multiply_high,
+    generic_round_shift,
+)
+from iseg_tvm.kernels.vector import Buffer, Expr, T, cast, load, reinterpret, splat
 
 
 def _x86_multiply_high(intrinsics: dict[int, str]) -> MultiplyHigh:
@@ -78,25 +82,72 @@ def _repeat_words(words: list[int], times: int) -> Expr:
     return T.Shuffle([T.int32(w) for w in words * times], [T.int32(k) for k in range(4 * times)])
 
 
+def _mulhrs_round_shift(multiply_high: MultiplyHigh, widths: tuple[int, ...]) -> RoundShift:
+    """``rshr(x, s) = mulhrs(x, 2**(15 - s))``: one instruction, no 17th bit."""
+
+    def round_shift(x: Expr, shift: int, lanes: int) -> Expr:
+        if shift == 0 or lanes not in widths:
+            return generic_round_shift(x, shift, lanes)
+        return multiply_high(x, splat(1 << (15 - shift), "int16", lanes), lanes)
+
+    return round_shift
+
+
+def _packs(intrinsic: str, dtype: str) -> Narrow:
+    """``vpackssdw`` / ``vpacksswb``: within each 128 bits, first operand then second."""
+
+    def narrow(a: Expr, b: Expr, lanes: int) -> Expr:
+        return T.call_llvm_pure_intrin(f"{dtype}x{2 * lanes}", intrinsic, a, b)
+
+    return narrow
+
+
+def _vbmi_table_lookup(table: Buffer, x: Expr, lanes: int) -> Expr:
+    """``vpermi2b`` in each half of the table (its index is 7 bits), chosen by the sign."""
+    quarters = [load(table, 64 * q, 64) for q in range(4)]
+    negative, positive = (
+        T.call_llvm_pure_intrin("int8x64", "llvm.x86.avx512.vpermi2var.qi.512", low, x, high)
+        for low, high in (quarters[:2], quarters[2:])
+    )
+    return T.Select(x < splat(0, "int8", lanes), negative, positive)
+
+
 _MULHRS_AVX2 = _x86_multiply_high({8: _MULHRS_128, 16: _MULHRS_256})
 _MULHRS_AVX512 = _x86_multiply_high({8: _MULHRS_128, 16: _MULHRS_256, 32: _MULHRS_512})
 _SHIFT_AVX2 = _pshufb_exponent_shift({16: "llvm.x86.avx2.pshuf.b"}, _MULHRS_AVX2)
 _SHIFT_AVX512 = _pshufb_exponent_shift({32: "llvm.x86.avx512.pshuf.b.512"}, _MULHRS_AVX512)
-
+_ROUND_AVX2 = _mulhrs_round_shift(_MULHRS_AVX2, (8, 16))
+_ROUND_AVX512 = _mulhrs_round_shift(_MULHRS_AVX512, (8, 16, 32))
+_PACKS_AVX2 = (
+    _packs("llvm.x86.avx2.packssdw", "int16"),
+    _packs("llvm.x86.avx2.packsswb", "int8"),
+)
+_PACKS_AVX512 = (
+    _packs("llvm.x86.avx512.packssdw.512", "int16"),
+    _packs("llvm.x86.avx512.packsswb.512", "int8"),
+)
 
 
 FAMILIES = (
     Isa(
         "avx2", ("avx2",), 32, 2, "int16", 0, 6, 2,
         _madd_dot(8, "llvm.x86.avx2.pmadd.wd"), _MULHRS_AVX2, _SHIFT_AVX2,
+        _ROUND_AVX2, *_PACKS_AVX2, 4,
         registers=16,
     ),
     Isa(
-        "avx512bw", ("avx512bw",), 64, 2, "int16", 0, 4, 6,
+        "avx512bw", ("avx512bw",), 64, 2, "int16", 0, 6, 4,
         _madd_dot(16, "llvm.x86.avx512.pmaddw.d.512"), _MULHRS_AVX512, _SHIFT_AVX512,
+        _ROUND_AVX512, *_PACKS_AVX512, 4,
     ),
     Isa(
-        "avx512vnni", ("avx512bw", "avx512vnni"), 64, 4, "uint8", 128, 4, 6,
+        "avx512vnni", ("avx512bw", "avx512vnni"), 64, 4, "uint8", 128, 6, 4,
         _vnni_dot, _MULHRS_AVX512, _SHIFT_AVX512,
+        _ROUND_AVX512, *_PACKS_AVX512, 4,
+    ),
+    Isa(
+        "avx512vbmi", ("avx512bw", "avx512vnni", "avx512vbmi"), 64, 4, "uint8", 128, 6, 4,
+        _vnni_dot, _MULHRS_AVX512, _SHIFT_AVX512,
+        _ROUND_AVX512, *_PACKS_AVX512, 4, None, _vbmi_table_lookup,
     ),
 )  # fmt: skip

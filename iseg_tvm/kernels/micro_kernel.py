@@ -7,6 +7,8 @@ per group of ``k_group`` values one load per right vector, one 32-bit broadcast 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from iseg_tvm.kernels.isa import Dot, Isa
 from iseg_tvm.kernels.vector import Buffer, Expr, T, load, scratch, splat, store
 
@@ -16,6 +18,7 @@ Accumulators = list[Buffer]
 def emit_micro_kernel(
     isa: Isa, dot: Dot, left: Buffer, left_start: Expr, left_stride: int, rows: int,
     right: Buffer, right_start: Expr, width: int, depth: int,
+    initial: Sequence[Expr] | None = None,
 ) -> Accumulators:  # fmt: skip
     """Multiply ``rows`` packed left rows with one packed right panel.
 
@@ -27,6 +30,7 @@ def emit_micro_kernel(
     right, right_start : flat int8 view of packed panels, first byte of this one
     width : columns of the panel, a multiple of ``isa.lanes``
     depth : padded inner size
+    initial : int32xL a vector of the panel that every row starts from; 0 if left out
 
     Returns
     -------
@@ -37,7 +41,8 @@ def emit_micro_kernel(
     accumulators = [scratch(width, "int32") for _ in range(rows)]
     for row in accumulators:
         for v in range(vectors):
-            store(row, v * lanes, splat(0, "int32", lanes), lanes)
+            start = splat(0, "int32", lanes) if initial is None else initial[v]
+            store(row, v * lanes, start, lanes)
     with T.serial(0, depth // group) as k:
         start = right_start + k * (width * group)
         columns = [

@@ -2,8 +2,9 @@
 
 Left operand, per row block: ``[rows][Kp]`` in ``isa.a_dtype``, Kp = K rounded up to ``k_group``.
 Right operand: panels of ``isa.columns`` columns, ``[panel][Kp / k_group][columns][k_group]`` int8;
-the last panel is as narrow as whole vectors allow. Padding is zero on the right, so the padded left
-values do not matter.
+the last panel is as narrow as whole groups of vectors allow. Padding is zero on the right, so the
+padded left values do not matter. Inside a group the columns stand in the order that the
+saturating packs of the epilogue turn back into memory order (:func:`packed_order`).
 """
 
 from __future__ import annotations
@@ -21,20 +22,42 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def packed_order(isa: Isa, group: int, merged: int = 1) -> np.ndarray:
+    """Column, within its group, of every lane of ``group`` accumulators.
+
+    ``narrow16`` and ``narrow8`` take ``pack_lanes`` lanes from their operands in turn, so packing
+    ``group`` vectors to one interleaves them; this order undoes it.
+
+    Parameters
+    ----------
+    group : vectors that one result vector is packed from (1, 2 or 4)
+    merged : vectors already packed into one (2 after ``narrow16``)
+
+    Returns
+    -------
+    int64 (group * lanes,); the identity for ``merged = group``
+    """
+    units = isa.lanes // isa.pack_lanes
+    columns = np.arange(group * isa.lanes).reshape(units, group // merged, merged * isa.pack_lanes)
+    return columns.transpose(1, 0, 2).reshape(-1)
+
+
 @dataclass(frozen=True)
 class PanelLayout:
     """Right operand of N columns and inner size K for one ISA.
 
     Attributes
     ----------
+    group : vectors whose columns are interleaved for one packed result
     depth : K rounded up to ``k_group``
     full : number of panels of ``isa.columns`` columns
-    tail : columns in the last, narrow panel, a multiple of ``isa.lanes`` (0: none)
+    tail : columns in the last, narrow panel, a multiple of ``group * isa.lanes`` (0: none)
     """
 
     isa: Isa
     columns: int
     inner: int
+    group: int = 1
 
     @property
     def depth(self) -> int:
@@ -49,7 +72,7 @@ class PanelLayout:
     @property
     def tail(self) -> int:
         """Width of the narrow last panel."""
-        return round_up(self.columns % self.isa.columns, self.isa.lanes)
+        return round_up(self.columns % self.isa.columns, self.group * self.isa.lanes)
 
     @property
     def padded_columns(self) -> int:
@@ -61,17 +84,23 @@ class PanelLayout:
         """Bytes of the packed operand."""
         return self.padded_columns * self.depth
 
+    def order(self, merged: int = 1) -> np.ndarray:
+        """Column held by every lane of all panels, padding included; int64 (padded_columns,)."""
+        within = packed_order(self.isa, self.group, merged)
+        starts = np.arange(0, self.padded_columns, within.size)
+        return (starts[:, None] + within).reshape(-1)
+
     def offset(self, panel: Expr) -> Expr:
         """First byte of a panel."""
         return panel * (self.isa.columns * self.depth)
 
 
-def pack_weight(weight: np.ndarray, isa: Isa) -> np.ndarray:
+def pack_weight(weight: np.ndarray, layout: PanelLayout) -> np.ndarray:
     """Pack int8 (N, K) at compile time into :class:`PanelLayout` order; int8 (size,)."""
-    columns, inner = weight.shape
-    layout = PanelLayout(isa, columns, inner)
+    isa = layout.isa
     padded = np.zeros((layout.padded_columns, layout.depth), dtype=np.int8)
-    padded[:columns, :inner] = weight
+    padded[: layout.columns, : layout.inner] = weight
+    padded = padded[layout.order()]
     pieces, start = [], 0
     for width in [isa.columns] * layout.full + ([layout.tail] if layout.tail else []):
         panel = padded[start : start + width].reshape(width, -1, isa.k_group)
@@ -80,11 +109,13 @@ def pack_weight(weight: np.ndarray, isa: Isa) -> np.ndarray:
     return np.concatenate(pieces)
 
 
-def pad_columns(values: np.ndarray, isa: Isa, dtype: str) -> np.ndarray:
-    """Extend per-column constants (N,) with zeros to whole vectors, as ``dtype``."""
-    padded = np.zeros(round_up(values.shape[0], isa.lanes), dtype=dtype)
+def pack_columns(
+    values: np.ndarray, layout: PanelLayout, dtype: str, merged: int = 1
+) -> np.ndarray:
+    """Per-column constants (N,) in the order of the accumulators' lanes, zero padded."""
+    padded = np.zeros(layout.padded_columns, dtype=dtype)
     padded[: values.shape[0]] = values
-    return padded
+    return padded[layout.order(merged)]
 
 
 def offset_correction(weight: np.ndarray, isa: Isa) -> np.ndarray:
@@ -116,6 +147,18 @@ def emit_pack_left_row(
         store(destination, row * depth + k, splat(0, isa.a_dtype, 1), 1)
 
 
+def _column_of(layout: PanelLayout, lane: Expr) -> Expr:
+    """:func:`packed_order` as an expression: the column that lane ``lane`` holds."""
+    isa, group = layout.isa, layout.group
+    if group == 1:
+        return lane
+    whole = group * isa.lanes
+    inside = lane % whole
+    vector, element = inside // isa.lanes, inside % isa.lanes
+    unit, offset = element // isa.pack_lanes, element % isa.pack_lanes
+    return lane - inside + (unit * group + vector) * isa.pack_lanes + offset
+
+
 def emit_pack_right(
     layout: PanelLayout, destination: Buffer, base: Expr, source: Buffer, start: Expr,
     column_stride: int, inner_stride: int,
@@ -133,7 +176,7 @@ def emit_pack_right(
         with T.serial(0, count) as p, T.serial(0, layout.depth // group) as g:
             panel = base + layout.offset(first + p)
             with T.serial(0, width) as n:
-                column = (first + p) * isa.columns + n
+                column = (first + p) * isa.columns + _column_of(layout, n)
                 for j in range(group):
                     k = g * group + j
                     target = panel + (g * width + n) * group + j
@@ -150,6 +193,7 @@ def emit_right_sums(
     """Write ``factor * sum_k element(n, k)`` for the real columns, int32; 0 for padding."""
     with T.serial(0, layout.padded_columns) as n:
         store(destination, base + n, T.int32(0), 1)
-        with when(n < layout.columns), T.serial(0, layout.inner) as k:
-            element = cast(source[start + n * column_stride + k * inner_stride], "int32", 1)
+        column = _column_of(layout, n)
+        with when(column < layout.columns), T.serial(0, layout.inner) as k:
+            element = cast(source[start + column * column_stride + k * inner_stride], "int32", 1)
             store(destination, base + n, destination[base + n] + element * T.int32(factor), 1)

@@ -20,7 +20,8 @@ TARGETS: dict[str, dict[str, Any]] = {
     "generic": {**X86, "mcpu": "x86-64-v2"},
     "avx2": {**X86, "mcpu": "x86-64-v3"},
     "avx512bw": {**X86, "mcpu": "x86-64-v4", "mattr": ["-prefer-256-bit"]},
-    "avx512vnni": {
+    "avx512vnni": {**X86, "mcpu": "x86-64-v4", "mattr": ["+avx512vnni", "-prefer-256-bit"]},
+    "avx512vbmi": {
         **X86,
         "mcpu": "x86-64-v4",
         "mattr": ["+avx512vnni", "+avx512vbmi", "-prefer-256-bit"],
@@ -32,7 +33,8 @@ NEEDS = {
     "generic": set(),
     "avx2": {"avx2"},
     "avx512bw": {"avx512bw", "avx512vl"},
-    "avx512vnni": {"avx512bw", "avx512vl", "avx512_vnni", "avx512vbmi"},
+    "avx512vnni": {"avx512bw", "avx512vl", "avx512_vnni"},
+    "avx512vbmi": {"avx512bw", "avx512vl", "avx512_vnni", "avx512vbmi"},
 }
 
 
@@ -90,6 +92,10 @@ def emulated(name: str) -> Isa:
         dot=dots[name],
         multiply_high=plain.multiply_high,
         exponent_shift=plain.exponent_shift,
+        round_shift=plain.round_shift,
+        narrow16=plain.narrow16,
+        narrow8=plain.narrow8,
+        pack_lanes=get_isa(name).lanes,
         weight_dot=None,
     )
 

@@ -101,7 +101,7 @@ def test_matmul(isa: Isa, target: str) -> None:
     [
         ("avx2", ["vpmaddwd", "vpmulhrsw"], ["vpdpbusd", "zmm"]),
         ("avx512bw", ["vpmaddwd", "vpmulhrsw", "zmm"], ["vpdpbusd"]),
-        ("avx512vnni", ["vpdpbusd", "vpmulhrsw", "zmm"], []),
+        ("avx512vnni", ["vpdpbusd", "vpmulhrsw", "vpackssdw", "vpacksswb", "zmm"], []),
         ("neon", ["smull", "smlal", "sadalp", "sqrdmulh"], ["sdot", "udot", "smmla"]),
         ("neon_dotprod", ["sdot", "sqrdmulh"], ["smmla"]),
     ],
@@ -115,3 +115,10 @@ def test_assembly_holds_the_isas_instructions(
     text = assembly(lowering, name)
     assert [i for i in present if i not in text] == []
     assert [i for i in absent if i in text] == []
+
+
+def test_table_activation_stays_in_registers_with_vbmi() -> None:
+    lowering = lower("linear_gelu", get_isa("avx512vbmi"), layer(65, 64, 128), {"post_shift": 7})
+    text = assembly(lowering, "avx512vbmi")
+    assert "vpermi2b" in text or "vpermt2b" in text
+    assert "movsbq" not in text  # the byte loop of families without a register look-up
