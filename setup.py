@@ -13,7 +13,7 @@ package_dir = {"iseg_tvm.installed_targets": "targets"}
 package_data = {"iseg_tvm.installed_targets": ["*.toml"], "iseg_tvm": ["data/*.json"]}
 if Path("tuning_logs").is_dir():
     package_dir["iseg_tvm.installed_tuning_logs"] = "tuning_logs"
-    package_data["iseg_tvm.installed_tuning_logs"] = ["**/*.json", "**/*.toml"]
+    package_data["iseg_tvm.installed_tuning_logs"] = ["*/*/*.json"]
 
 setup(
     packages=[*find_packages(include=["iseg_tvm*", "relay_ops*"]), *package_dir],

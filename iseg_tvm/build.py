@@ -25,6 +25,7 @@ from iseg_tvm.palettes import palette_for
 from iseg_tvm.passes.check_integer_only import check_llvm_integer_only
 from iseg_tvm.passes.lower_operators import FindSchedule, default_schedules
 from iseg_tvm.passes.pipeline import LoweredModel, dump, lower_model
+from iseg_tvm.schedules import load_schedules
 from iseg_tvm.targets import TargetSpec, check_llvm_knows
 
 Progress = Callable[[str, int, int], None]
@@ -109,7 +110,7 @@ def compile_bundle(
     image_size: tuple[int, int] | None = None,
     debug_dump: Path | None = None,
     progress: Progress | None = None,
-    schedules: FindSchedule = default_schedules,
+    schedules: FindSchedule | None = None,
 ) -> Bundle:
     """Compile ``model`` and write its bundle; after an error nothing is left.
 
@@ -121,7 +122,7 @@ def compile_bundle(
     image_size : (height, width) of the images; ``model.input_size`` if left out
     debug_dump : folder that receives the module's text after each phase
     progress : told of each stage
-    schedules : gives the blocking of each kernel
+    schedules : gives the blocking of each kernel; the project's tuning logs if left out
 
     Raises
     ------
@@ -132,7 +133,11 @@ def compile_bundle(
     if image_size is not None:
         model = model.with_input_size(*image_size)
     built = build_library(
-        model, target, debug_dump=debug_dump, progress=progress, schedules=schedules
+        model,
+        target,
+        debug_dump=debug_dump,
+        progress=progress,
+        schedules=load_schedules(target) if schedules is None else schedules,
     )
     manifest = _manifest(model, target, built.lowered)
     if progress is not None:
@@ -160,13 +165,13 @@ def _manifest(model: QuantizedModel, target: TargetSpec, lowered: LoweredModel) 
         iseg_tvm_version=iseg_tvm.__version__,
         input=TensorInfo((height, width, 3), "uint8"),
         output=TensorInfo((height, width), "uint8"),
-        git_commit=_git_commit(),
+        git_commit=git_commit(),
         peak_activation_bytes=lowered.peak_activation_bytes,
         kernels=lowered.kernels,
     )
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Commit of the checkout that this package lies in, or None."""
     folder = Path(__file__).resolve().parent
     if not (folder.parent / ".git").exists():

@@ -48,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="write the module as text after every phase of the compiler",
     )
+    parser.add_argument(
+        "--tuning-logs",
+        metavar="DIR",
+        help="folder of tuning logs (<DIR>/<target>/<model>/), or none: block all kernels by "
+        "default (default: those that come with iseg-tvm)",
+    )
     add_common_arguments(parser)
 
 
@@ -63,7 +69,11 @@ def run(args: argparse.Namespace) -> int:
     height, width = args.image_size or model.input_size
     log(args, f"Compiling {args.model} for {target.name} at {height} x {width} pixels")
     from iseg_tvm.build import compile_bundle
+    from iseg_tvm.schedules import TunedSchedules, load_schedules
 
+    untuned = args.tuning_logs == "none"
+    logs = Path(args.tuning_logs) if args.tuning_logs and not untuned else None
+    schedules = TunedSchedules() if untuned else load_schedules(target, logs)
     with progress_bar(args) as progress:
         bundle = compile_bundle(
             model,
@@ -72,12 +82,16 @@ def run(args: argparse.Namespace) -> int:
             image_size=(height, width),
             debug_dump=args.debug_dump,
             progress=progress,
+            schedules=schedules,
         )
+    if not untuned:
+        log(args, schedules.summary(target))
     manifest = bundle.manifest
     values = {
         "target": target.name,
         "image_size": [height, width],
         "kernels": list(manifest.kernels),
+        "tuned_kernels": len(schedules.found),
         "peak_activation_bytes": manifest.peak_activation_bytes,
         "bytes": sum(file.bytes for file in manifest.files.values()),
     }

@@ -1,0 +1,142 @@
+"""Finding the best known blocking of every kernel in the tuning logs.
+
+The logs lie in ``tuning_logs/<target>/<model>/``, as MetaSchedule's JSON database and a file that
+says where they come from. A record fits any model that has the same operator at the same shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm.s_tir.meta_schedule.database import JSONDatabase
+
+from iseg_tvm.errors import IsegError
+from iseg_tvm.targets import TargetSpec
+from iseg_tvm.workload import chosen, workload_key, workload_module
+from relay_ops.operator import LoweringContext, Operator, Schedule, Space
+
+WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
+
+FAILED_SECONDS = 1e10
+"""What MetaSchedule writes as the time of a candidate that did not run."""
+
+_PACKAGE = Path(__file__).resolve().parent
+_CANDIDATES = 8
+"""Best records looked at; more than one counts only where a kernel's design space has changed."""
+
+
+def tuning_logs_dir() -> Path:
+    """Return the folder of tuning logs, of an installed wheel or of a checkout."""
+    installed = _PACKAGE / "installed_tuning_logs"
+    return installed if installed.is_dir() else _PACKAGE.parent / "tuning_logs"
+
+
+def load_schedules(target: TargetSpec, directory: Path | None = None) -> TunedSchedules:
+    """Schedules of all logs for a target; none if there is no log.
+
+    Parameters
+    ----------
+    target : what will be compiled for; its name is the folder's
+    directory : folder of tuning logs; the project's own if left out
+
+    Raises
+    ------
+    IsegError
+        A log is damaged, or ``directory`` does not exist.
+    """
+    if directory is not None and not directory.is_dir():
+        raise IsegError(f"{directory} is not a folder", "name a folder of tuning logs, or none")
+    folders = sorted(((directory or tuning_logs_dir()) / target.name).glob(f"*/{RECORDS}"))
+    return TunedSchedules([open_log(path.parent) for path in folders])
+
+
+def open_log(folder: Path) -> JSONDatabase:
+    """MetaSchedule's database of one folder.
+
+    Raises
+    ------
+    IsegError
+        A file is missing or damaged.
+    """
+    try:
+        return JSONDatabase(work_dir=str(folder), allow_missing=False)
+    except (RuntimeError, ValueError, TypeError) as error:
+        line = str(error).strip().splitlines()[-1]
+        raise IsegError(
+            f"{folder} holds no tuning log that can be read: {line}",
+            "`iseg-tvm tune --resume` repairs a log whose last line is torn",
+        ) from None
+
+
+def in_space(schedule: Schedule, space: Space) -> bool:
+    """Whether a kernel generator still offers all values of a schedule."""
+    return all(name in space and value in space[name] for name, value in schedule.items())
+
+
+class TunedSchedules:
+    """Looks up the best record of each operator that is lowered.
+
+    Attributes
+    ----------
+    missing : workloads looked up in vain, by key
+    found : schedules of the others, by key
+    """
+
+    def __init__(self, databases: Sequence[JSONDatabase] = ()) -> None:
+        self.databases = list(databases)
+        self.found: dict[str, Schedule] = {}
+        self.missing: set[str] = set()
+
+    def __call__(self, operator: Operator, context: LoweringContext) -> Schedule:
+        """Return the schedule of the fastest record, or an empty one."""
+        if operator.space is None:
+            return {}
+        key = workload_key(operator, context)
+        if key in self.missing:
+            return {}
+        if key not in self.found:
+            best = self._best(operator, context, operator.space(context))
+            if best is None:
+                self.missing.add(key)
+                return {}
+            self.found[key] = best
+        return self.found[key]
+
+    def _best(self, operator: Operator, context: LoweringContext, space: Space) -> Schedule | None:
+        module = workload_module(operator, context)
+        timed: list[tuple[float, Schedule]] = []
+        for database in self.databases:
+            # Committing a workload that is not there would write to the log.
+            if not database.has_workload(module):
+                continue
+            for record in database.get_top_k(database.commit_workload(module), _CANDIDATES):
+                seconds, schedule = seconds_of(record), schedule_of(record)
+                if seconds is not None and in_space(schedule, space):
+                    timed.append((seconds, schedule))
+        return min(timed, key=lambda pair: pair[0])[1] if timed else None
+
+    def summary(self, target: TargetSpec) -> str:
+        """One line: how many kernels are tuned."""
+        total = len(self.found) + len(self.missing)
+        if not self.missing:
+            return f"All {total} kernels are blocked as the tuning logs for {target.name} say"
+        return (
+            f"{len(self.missing)} of {total} kernels have no tuning record for {target.name} "
+            "and are blocked by default (`iseg-tvm tune` makes records)"
+        )
+
+
+def seconds_of(record: Any) -> float | None:
+    """Time of a tuning record; None if its candidate failed."""
+    seconds = min(float(s) for s in record.run_secs)
+    return seconds if seconds < FAILED_SECONDS else None
+
+
+def schedule_of(record: Any) -> Schedule:
+    """Parameters that a tuning record chose."""
+    schedule = tvm.s_tir.Schedule(record.workload.mod)
+    record.trace.apply_to_schedule(schedule, remove_postproc=True)
+    return chosen(schedule)

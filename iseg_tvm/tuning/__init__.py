@@ -1,0 +1,1 @@
+"""Tuning: MetaSchedule searches the blocking of our kernels by measuring them."""

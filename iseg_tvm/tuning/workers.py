@@ -1,0 +1,132 @@
+"""Worker processes that measure candidates: a crash costs one trial, not the run.
+
+LLVM ends the process on code it cannot generate, and a wrong kernel may do so too. Workers are
+TVM's ``PopenWorker``: persistent, killed at a time limit, started again after a crash.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO, Any
+
+from tvm.support.popen_pool import PopenWorker
+
+from iseg_tvm.errors import IsegError
+from iseg_tvm.tuning.device import DeviceSpec
+from iseg_tvm.tuning.measure import Outcome, Timing, measure
+from relay_ops.operator import Schedule
+
+Report = Callable[[str], None]
+
+_LOST_RETRIES = 20
+_RETRY_SECONDS = 3.0
+
+
+class Worker:
+    """One process and its device."""
+
+    def __init__(self, device: DeviceSpec, timeout: float) -> None:
+        self.device, self.timeout = device, timeout
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives with the worker
+        self._process = PopenWorker(stdout=self._errors, stderr=self._errors)
+
+    def measure(self, job_file: Path, schedule: Schedule, timing: Timing) -> Outcome:
+        """Measure one candidate; a crash or a time-out is an outcome too."""
+        self._errors.truncate(0)
+        arguments = (job_file, dict(schedule), self.device, timing)
+        try:
+            self._process.send(measure, arguments, timeout=self.timeout)
+            outcome: Outcome = self._process.recv()
+        except TimeoutError:
+            return Outcome(error=f"no result after {self.timeout:g} s")
+        except ChildProcessError:
+            return Outcome(error=f"the process died: {self._last_line()}")
+        return outcome
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._errors.close()
+
+    def _last_line(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip("\0").strip().splitlines()
+        return lines[-1].strip() if lines else "without a message"
+
+
+class Workers:
+    """Measures batches on one or more devices at once.
+
+    Parameters
+    ----------
+    devices : one worker each
+    timeout : seconds that a candidate may take in all
+    report : told about lost devices
+    """
+
+    def __init__(
+        self, devices: Sequence[DeviceSpec], *, timeout: float, timing: Timing, report: Report
+    ) -> None:
+        self.timing, self.report = timing, report
+        self._all = [Worker(device, timeout) for device in devices]
+        self._free: SimpleQueue[Worker] = SimpleQueue()
+        for worker in self._all:
+            self._free.put(worker)
+        self._threads = ThreadPoolExecutor(len(self._all))
+        self._closing = threading.Event()
+
+    def __enter__(self) -> Workers:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End all processes."""
+        self._closing.set()
+        for worker in self._all:
+            worker.close()
+        self._threads.shutdown(cancel_futures=True)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """What remote boards say about themselves; empty for this machine."""
+        return []
+
+    def measure(
+        self, job_file: Path, schedules: Sequence[Schedule], done: Callable[[int, Outcome], None]
+    ) -> None:
+        """Measure all; ``done(index, outcome)`` is called in this thread after each.
+
+        Raises
+        ------
+        IsegError
+            No device is left, or one is of the wrong kind.
+        """
+        indices = {
+            self._threads.submit(self._one, job_file, schedule): index
+            for index, schedule in enumerate(schedules)
+        }
+        for future in as_completed(indices):
+            done(indices[future], future.result())
+
+    def _one(self, job_file: Path, schedule: Schedule) -> Outcome:
+        """Measure on the next free device; a lost one gets time to come back."""
+        for _ in range(_LOST_RETRIES):
+            worker = self._free.get()
+            outcome = worker.measure(job_file, schedule, self.timing)
+            if outcome.fatal:
+                self._free.put(worker)
+                raise IsegError(outcome.error or "wrong device")
+            if not outcome.device_lost:
+                self._free.put(worker)
+                return outcome
+            self.report(f"{worker.device} is lost, the candidate is tried again: {outcome.error}")
+            self._closing.wait(_RETRY_SECONDS)
+            self._free.put(worker)
+        raise IsegError(
+            "no device answers any more; what was measured is in the log",
+            "when one does, go on with --resume",
+        )
