@@ -225,13 +225,7 @@ class _Run:
         task = search.task
         path = self.scratch / f"{zlib.crc32(task.key.encode()):08x}.pickle"
         if not path.exists():
-            tensors = task.tensors(task_seed(task, self.options.seed))
-            context = task.context
-            job = Job(
-                task.operator.name, context.types, context.constants, context.attributes,
-                context.result, tensors, task.expected(tensors), self.target,
-            )  # fmt: skip
-            path.write_bytes(pickle.dumps(job))
+            path.write_bytes(pickle.dumps(job_of(task, self.target, self.options.seed)))
         return path
 
     def _measurer(self, search: TaskSearch) -> Measure:
@@ -262,6 +256,15 @@ class _Run:
         if self.options.budget_seconds is None:
             return float("inf")
         return self.options.budget_seconds - (time.monotonic() - self.started)
+
+
+def job_of(task: Task, target: TargetSpec, seed: int) -> Job:
+    """What workers are told of a task; computes the reference's result."""
+    tensors, context = task.tensors(task_seed(task, seed)), task.context
+    return Job(
+        task.operator.name, context.types, context.constants, context.attributes,
+        context.result, tensors, task.expected(tensors), target,
+    )  # fmt: skip
 
 
 def task_seed(task: Task, seed: int) -> int:

@@ -91,6 +91,11 @@ class Workers:
             worker.close()
         self._threads.shutdown(cancel_futures=True)
 
+    def set_timeout(self, seconds: float) -> None:
+        """Change the time that a candidate may take."""
+        for worker in self._all:
+            worker.timeout = seconds
+
     def describe(self) -> list[dict[str, Any]]:
         """What remote boards say about themselves; empty for this machine."""
         return []
