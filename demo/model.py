@@ -1,4 +1,4 @@
-"""The demo model: its configuration, where its training starts, and how it runs on windows."""
+"""The demo model: its configuration, and where its training starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from demo.photographs import CLASSES
 from iseg_tvm.models.config import DecoderConfig, EncoderConfig, SegmenterConfig
-from iseg_tvm.models.segmenter import Segmenter
 
 SIZE = 256
 PATCH = 8
@@ -68,32 +67,3 @@ def frequency_filters(images: np.ndarray, width: int) -> tuple[Tensor, Tensor]:
     scale = 1 / np.sqrt(found.var(axis=1) + 2e-3)  # the camera's grain is not worth amplifying
     weights = torch.from_numpy(filters * scale[:, None, None, None]).float()
     return weights, torch.from_numpy(-found.mean(axis=1) * scale).float()
-
-
-def window_scores(model: Segmenter, images: np.ndarray, place: tuple[int, int]) -> Tensor:
-    """Run a model on windows of scenes, with the position embeddings of their place.
-
-    Parameters
-    ----------
-    model : Segmenter
-        The model.
-    images : numpy.ndarray
-        Shape (B, side, side, 3), uint8.
-    place : tuple of int
-        Row and column of the window in patches.
-
-    Returns
-    -------
-    Tensor
-        Shape (B, classes, rows, columns), float32.
-    """
-    encoder, side = model.encoder, images.shape[1] // PATCH
-    grid = SIZE // PATCH
-    patches = encoder.patch_embed(model.normalize_uint8(images)).flatten(1, 2)
-    positions = encoder.pos_embed[:, 1:].unflatten(1, (grid, grid))
-    top, left = place
-    positions = positions[:, top : top + side, left : left + side].flatten(1, 2)
-    first = (encoder.cls_token + encoder.pos_embed[:, :1]).expand(len(images), -1, -1)
-    tokens = encoder.blocks(torch.cat([first, patches + positions], dim=1))
-    masks = model.decoder(encoder.norm(tokens)[:, 1:])
-    return masks.transpose(1, 2).unflatten(2, (side, side))

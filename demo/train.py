@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import multiprocessing
 import platform
 import sys
@@ -21,16 +20,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from demo.evaluate import HELD_OUT_SEEDS, figures, held_out_figures
-from demo.model import PATCH, SIZE, demo_config, frequency_filters, window_scores
+from demo.model import PATCH, SIZE, demo_config, frequency_filters
 from demo.photographs import CLASSES, IGNORE
 from demo.scenes import photograph_part, scene
 from iseg_tvm.errors import IsegError
+from iseg_tvm.evaluation.metrics import IGNORE as NOT_LABELLED
 from iseg_tvm.files import atomic_write
 from iseg_tvm.models.checkpoint import save_checkpoint
 from iseg_tvm.models.segmenter import Segmenter, build_segmenter
+from iseg_tvm.models.windows import window_scores
+from iseg_tvm.training import data
+from iseg_tvm.training.loop import learning_rate
 
 HERE = Path(__file__).parent
 # The mask decoder's LayerNorm bounds its scores: sharpened, they can say that a class is certain.
@@ -106,19 +108,8 @@ def patch_shares(labels: np.ndarray) -> Tensor:
 
     Unlabelled pixels belong to no class, so that the shares of a patch sum to 1 or less.
     """
-    classes = torch.from_numpy(labels.astype(np.int64))
-    known = classes != IGNORE
-    one_hot = functional.one_hot(classes * known, len(CLASSES)).float() * known[..., None]
-    return functional.avg_pool2d(one_hot.permute(0, 3, 1, 2), PATCH)
-
-
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Return the rate of a step: linear warm-up over 5 %, then half a cosine down to 1 %."""
-    warm = max(1, steps // 20)
-    if step < warm:
-        return peak * (step + 1) / warm
-    progress = (step - warm) / max(1, steps - warm)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+    targets = np.where(labels == IGNORE, NOT_LABELLED, labels.astype(np.int16))
+    return data.patch_shares(targets, len(CLASSES), PATCH)
 
 
 def _optimizer(model: Segmenter, decay: float) -> torch.optim.AdamW:

@@ -73,13 +73,18 @@ def forward(
     image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, patch: int, pad: Sequence[int]
 ) -> torch.Tensor:
     """PyTorch form of :func:`reference`."""
+    return linear.forward(pixel_rows(image, patch, pad), weight, bias)
+
+
+def pixel_rows(image: torch.Tensor, patch: int, pad: Sequence[int]) -> torch.Tensor:
+    """One row of ``pixel - 128`` a patch: uint8 (H, W, 3) to int32 (gh gw, P P 3)."""
     height, width, _ = image.shape
     rows, cols = grid_size(height, width, patch)
     fill = torch.tensor(list(pad), dtype=torch.int32, device=image.device)
     padded = fill.expand(rows * patch, cols * patch, 3).clone()
     padded[:height, :width] = image.to(torch.int32)
     patches = padded.reshape(rows, patch, cols, patch, 3).permute(0, 2, 1, 3, 4)
-    return linear.forward(patches.reshape(rows * cols, -1) - 128, weight, bias)
+    return patches.reshape(rows * cols, -1) - 128
 
 
 def lower(context: LoweringContext) -> Lowering:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 from iseg_tvm import __version__
 from iseg_tvm.cli import compile as compile_command
-from iseg_tvm.cli import evaluate, info, quantize, rpc_server, rpc_tracker, segment, tune
+from iseg_tvm.cli import evaluate, info, qat, quantize, rpc_server, rpc_tracker, segment, tune
 from iseg_tvm.errors import IsegError
 
 _COMMANDS = {
     "quantize": quantize,
+    "qat": qat,
     "compile": compile_command,
     "tune": tune,
     "segment": segment,

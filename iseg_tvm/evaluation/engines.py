@@ -17,10 +17,11 @@ from iseg_tvm.bundle import MANIFEST_NAME
 from iseg_tvm.errors import IsegError
 from iseg_tvm.evaluation.windows import Engine
 from iseg_tvm.files import sha256_file
-from iseg_tvm.palettes import generic_palette, palette_for, read_classes
+from iseg_tvm.palettes import Palette, generic_palette, palette_for, read_classes
 
 if TYPE_CHECKING:
     from iseg_tvm.artifact import QuantizedModel
+    from iseg_tvm.models.config import SegmenterConfig
     from iseg_tvm.models.segmenter import Segmenter as FloatSegmenter
     from iseg_tvm.runtime import Segmenter as CompiledSegmenter
 
@@ -41,11 +42,7 @@ class CheckpointEngine:
         config = model.config
         weights = path / CHECKPOINT_FILE if path.is_dir() else path
         self.path = str(path)
-        names = weights.with_name(_CLASSES_FILE)
-        count = config.num_classes
-        palette = read_classes(names) if names.is_file() else palette_for(count, config.dataset)
-        palette.check_count(count)
-        self.classes = palette.classes
+        self.classes = checkpoint_palette(path, config).classes
         self.window = window or config.image_size
         sums = sha256_file(weights) + sha256_file(weights.with_name(VARIANT_FILE))
         self.checksum = hashlib.sha256(sums.encode()).hexdigest()
@@ -110,6 +107,21 @@ class BundleEngine:
     def class_map(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """uint8 image (H, W, 3) to uint8 class map (H, W)."""
         return self._segmenter.run(image)
+
+
+def checkpoint_palette(path: Path, config: SegmenterConfig) -> Palette:
+    """Class names and colours of a checkpoint: its ``classes.json``, or those of its data set.
+
+    Raises
+    ------
+    IsegError
+        The file is wrong, or for another number of classes.
+    """
+    names = (path if path.is_dir() else path.parent) / _CLASSES_FILE
+    count = config.num_classes
+    palette = read_classes(names) if names.is_file() else palette_for(count, config.dataset)
+    palette.check_count(count)
+    return palette
 
 
 def open_engine(

@@ -31,6 +31,7 @@ class Context:
     ----------
     means : of real values and integers at the sites that linear layers read (bias correction)
     tensors, scalars : the artifact's, by name (see ``iseg_tvm.artifact``)
+    activation_scales : block -> real value of one step of its activation's input and output
 
     Raises
     ------
@@ -44,6 +45,7 @@ class Context:
         self.means: dict[str, Means] = {}
         self.tensors: dict[str, np.ndarray] = {}
         self.scalars: dict[str, int] = {}
+        self.activation_scales: dict[str, tuple[float, float]] = {}
 
     def layer(self, name: str) -> tuple[Array, Array]:
         """Weight (N, K) and bias (N,) of a linear layer."""

@@ -45,7 +45,8 @@ def quantize(
     Returns
     -------
     QuantizedModel
-        Its ``provenance["feature_scale"]`` is the real value of one step of the encoder's features.
+        Its ``provenance["feature_scale"]`` is the real value of one step of the encoder's features,
+        ``provenance["activation_scales"]`` those of each block's table, in and out.
 
     Raises
     ------
@@ -71,17 +72,23 @@ def quantize(
         polynomial=options.polynomial,
         classes=tuple(classes),
         palette=tuple((r, g, b) for r, g, b in palette),
-        provenance=_provenance(options, len(images), features),
+        provenance=_provenance(options, len(images), features, context.activation_scales),
     )
 
 
-def _provenance(options: QuantizeOptions, images: int, features: float) -> dict[str, Any]:
+def _provenance(
+    options: QuantizeOptions,
+    images: int,
+    features: float,
+    activation_scales: dict[str, tuple[float, float]],
+) -> dict[str, Any]:
     chosen = asdict(options)
     chosen.pop("input_size")  # a field of the model itself
     return {
         "options": chosen,
         "calibration_images": images,
         "feature_scale": features,
+        "activation_scales": {name: list(pair) for name, pair in activation_scales.items()},
         "torch": torch.__version__,
         "numpy": np.__version__,
     }

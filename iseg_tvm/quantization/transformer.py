@@ -227,6 +227,7 @@ def _mlp(context: Context, name: str, s: BlockScales, eps: float, mid: float, af
         f"{name}.fc1", layers.quantize_linear(weight, bias, s.norm2, s.fc1, "int8", means)
     )
     context.tensors[f"{name}.activation.table"] = s.table
+    context.activation_scales[name] = (s.fc1, s.activation)
     weight, bias = context.layer(f"{name}.mlp.fc2")
     # The zero point is part of the integers' mean, so the correction folds it into the bias too.
     means = context.means[f"{name}.fc1"]

@@ -11,7 +11,7 @@ import torch
 
 from demo import photographs
 from demo.evaluate import confusion, float_segment, iou, mean_iou, photo_figures
-from demo.model import PATCH, SIZE, demo_config, frequency_filters, window_scores
+from demo.model import PATCH, SIZE, demo_config, frequency_filters
 from demo.photo import demo_photo
 from demo.photographs import (
     CLASSES,
@@ -30,6 +30,7 @@ from demo.train import draw_batch, learning_rate, parse_stages, patch_shares
 from iseg_tvm.errors import IsegError
 from iseg_tvm.models.checkpoint import load_checkpoint
 from iseg_tvm.models.segmenter import build_segmenter
+from iseg_tvm.models.windows import window_scores
 
 DEMO = Path(__file__).parents[2] / "demo"
 

@@ -1,0 +1,1 @@
+"""Quantization-aware training: fine-tuning through the integer operators."""
