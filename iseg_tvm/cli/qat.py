@@ -181,7 +181,7 @@ def run(args: argparse.Namespace) -> int:
         resume=args.resume,
         report=_reporter(args, steps),
     )
-    for name, reason in skipped.items():
+    for name, reason in sorted(skipped.items()):
         print(f"skipped {name}: {reason}", file=sys.stderr)
     if skipped:
         print(f"{len(skipped)} samples were skipped", file=sys.stderr)
@@ -198,12 +198,16 @@ def _start(
     from iseg_tvm.evaluation.engines import checkpoint_palette
     from iseg_tvm.images import find_images, load_photo, photo_to_array
     from iseg_tvm.quantization import quantize
+    from iseg_tvm.training.data import first_photo
 
     if args.model is not None:
         return load_model(args.model)
-    files = find_images(args.calibration or [dataset.samples[0].image])
-    log(args, f"Quantizing from {len(files)} picture(s)")
-    images = [photo_to_array(load_photo(file), checkpoint.config.image_size) for file in files]
+    if args.calibration:
+        photos = [load_photo(file) for file in find_images(args.calibration)]
+    else:
+        photos = [first_photo(dataset)]
+    log(args, f"Quantizing from {len(photos)} picture(s)")
+    images = [photo_to_array(photo, checkpoint.config.image_size) for photo in photos]
     palette = checkpoint_palette(args.checkpoint, checkpoint.config)
     return quantize(checkpoint, images, classes=palette.classes, palette=palette.colors)
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 from iseg_tvm.errors import IsegError
 from iseg_tvm.evaluation.datasets import Dataset, UnreadableFileError, read_sample
 from iseg_tvm.evaluation.metrics import IGNORE
+from iseg_tvm.images import load_photo
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,22 @@ class Batches:
             except UnreadableFileError as error:
                 self.skipped.setdefault(samples[index].name, error.message)
         raise IsegError(f"none of the {len(samples)} samples can be read", "check --data")
+
+
+def first_photo(dataset: Dataset) -> Image.Image:
+    """The first picture of a data set that can be read.
+
+    Raises
+    ------
+    IsegError
+        There is none.
+    """
+    for sample in dataset.samples:
+        try:
+            return load_photo(sample.image)
+        except IsegError:
+            continue
+    raise IsegError(f"no picture in {dataset.root} can be read", "check --data")
 
 
 def patch_shares(targets: npt.NDArray[np.int16], num_classes: int, patch: int) -> Tensor:

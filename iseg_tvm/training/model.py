@@ -168,12 +168,19 @@ def _build_sites(
     tensors, scalars = model.tensors, model.scalars
     for name in grids.step:
         weight, _ = float_layer(parameters, model, name)
+        scale_in = grids.inputs[name]
+        if name == "encoder.patch_embed":
+            # Of a normalised image, as in the checkpoint, or its learning rate would be 127 times
+            # what it is elsewhere.
+            encoder = model.config.encoder
+            scale_in = np.tile(1 / (255 * np.asarray(encoder.std)), encoder.patch_size**2)
+            weight = weight / scale_in
         yield (
             name,
             LinearSite(
                 weight,
                 (tensors[f"{name}.weight"], tensors[f"{name}.bias"]),
-                scale_in=grids.inputs[name],
+                scale_in=scale_in,
                 zero_in=grids.zero_in.get(name, 0),
                 step=grids.step[name],
                 factor=real_multiplier(model, name),
