@@ -27,7 +27,7 @@ SEED = 0
 PRESETS = {"seg-t": "seg_tiny_mask", "seg-s": "seg_small_mask", "seg-b": "seg_base_mask"}
 SIZE = (512, 512)
 
-_SOURCES = ("iseg_tvm", "relay_ops", "targets", "tuning_logs")
+LIBRARY_SOURCES = ("iseg_tvm", "relay_ops", "targets", "tuning_logs")
 _QUANTIZER = ("iseg_tvm/models", "iseg_tvm/quantization", "iseg_tvm/fixed_point.py")
 
 
@@ -67,16 +67,17 @@ def quantized_model(name: str, cache: Path) -> QuantizedModel:
 
 def bundle(name: str, target: TargetSpec, cache: Path) -> Path:
     """Bundle folder of a model, compiled with the sources as they are now."""
-    key = digest(_SOURCES)
+    key = digest(LIBRARY_SOURCES)
     folder = cache / f"{Path(name).stem}-{target.name}-{key}"
     if not (folder / MANIFEST_NAME).is_file():
         compile_bundle(quantized_model(name, cache), target, folder)
     return folder
 
 
-def digest(names: Iterable[str]) -> str:
-    """Short hash of files and folders of the repository, and of TVM's version."""
-    state = hashlib.sha256(importlib.metadata.version("apache-tvm").encode())
+def digest(names: Iterable[str], *more: str | None) -> str:
+    """Short hash of files and folders of the repository, of TVM's version, and of more texts."""
+    texts = (importlib.metadata.version("apache-tvm"), *more)
+    state = hashlib.sha256(repr(texts).encode())
     for path in source_files(names):
         state.update(os.fsencode(path.relative_to(ROOT)))
         state.update(path.read_bytes())

@@ -20,12 +20,17 @@ from iseg_tvm.kernels.vector import PrimFunc, T, kernel, load, scratch, splat, s
 from iseg_tvm.runtime import set_num_threads
 from iseg_tvm.targets import TargetSpec
 
-INSTRUCTIONS = {
-    "avx512vnni": "vpdpbusd",
-    "neon_dotprod": "sdot",
-    "neon_i8mm": "sdot",
-}
-"""Families whose dot product is one instruction; LLVM moves parts of others out of a loop."""
+_INSTRUCTIONS = {"avx512vnni": "vpdpbusd", "avxvnni": "vpdpbusd", "dotprod": "sdot"}
+
+
+def dot_instruction(isa: str) -> str | None:
+    """Name of the one instruction that a family's dot product is; None where it is several.
+
+    LLVM moves parts of those out of the loop here, and a peak of what is left would mean nothing.
+    """
+    features = get_isa(isa).llvm_features
+    return next((name for f, name in _INSTRUCTIONS.items() if f in features), None)
+
 
 ACCUMULATORS = 12  # more than the latency of any of them, in instructions (4 to 10)
 UNROLL = 4
@@ -64,7 +69,7 @@ class Peak:
     Parameters
     ----------
     target : TargetSpec
-        Of this machine, with a kernel family of `INSTRUCTIONS`.
+        Of this machine, with a kernel family that has a `dot_instruction`.
     threads : int
         Threads that run the loop, each its own.
 

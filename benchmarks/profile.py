@@ -19,7 +19,7 @@ from rich.table import Table
 
 from benchmarks import models
 from benchmarks.main import run_main, write_json
-from benchmarks.peak import INSTRUCTIONS, Peak
+from benchmarks.peak import Peak, dot_instruction
 from benchmarks.provenance import provenance
 from benchmarks.vm_overhead import vm_overhead_ms
 from iseg_tvm.cli.common import positive_int
@@ -55,7 +55,7 @@ def measure(bundle: Path, target: TargetSpec, threads: int, repeats: int) -> dic
     """Profile of a bundle, with a sample of the peak between any two runs."""
     segmenter = load(bundle, threads)
     height, width = segmenter.manifest.image_size
-    peak = Peak(target, threads) if target.isa in INSTRUCTIONS else None
+    peak = Peak(target, threads) if dot_instruction(target.isa) else None
 
     def between_runs(_done: int, _total: int) -> None:
         if peak is not None:
@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     rows = []
     for threads in args.threads or sorted({1, len(usable_cpus())}):
         rows.append(measure_alone(bundle, target, threads, args.repeats))
-        print_row(rows[-1], title, INSTRUCTIONS.get(target.isa))
+        print_row(rows[-1], title, dot_instruction(target.isa))
     overhead = None
     if args.bundle is None:
         overhead = vm_overhead_ms(models.quantized_model(args.model, args.cache), target)

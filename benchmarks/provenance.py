@@ -35,7 +35,7 @@ def provenance() -> dict[str, Any]:
         "cpus": len(usable_cpus()),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: version(name) for name in _PACKAGES},
         "git_commit": _git("rev-parse", "HEAD"),
         "git_modified": _git("status", "--porcelain", "--untracked-files=no") != "",
         "tuning_logs": digest(["tuning_logs"]) if source_files(["tuning_logs"]) else None,
@@ -50,7 +50,8 @@ def _cpu_name() -> str:
     return platform.machine()
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """Version of an installed package, or None."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

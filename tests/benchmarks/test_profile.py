@@ -8,19 +8,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import profile
-from benchmarks.peak import INSTRUCTIONS, Peak
-from benchmarks.vm_overhead import vm_overhead_ms
-from iseg_tvm.artifact import QuantizedModel, save_model
+from benchmarks.peak import Peak, dot_instruction
+from iseg_tvm.artifact import save_model
 from iseg_tvm.profiling import kernel_macs
 from iseg_tvm.targets import load_target
 from tests.helpers import random_quantized_model, tiny_config
 
 TOKENS, WIDTH, CLASSES = 17, 24, 7  # of `tiny_config`: 16 patches and a class token
-
-
-@pytest.fixture(scope="module")
-def model() -> QuantizedModel:
-    return random_quantized_model(tiny_config())
 
 
 @pytest.mark.parametrize(
@@ -47,9 +41,9 @@ def expected_macs() -> int:
     return 16 * WIDTH * 48 + 2 * block(TOKENS) + block(16 + CLASSES) + decoder
 
 
-def test_profile(model: QuantizedModel, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_profile(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path, result = tmp_path / "m.safetensors", tmp_path / "r.json"
-    save_model(model, path)
+    save_model(random_quantized_model(tiny_config()), path)
     arguments = ["--model", str(path), "--threads", "1", "--repeats", "3"]
     status = profile.main([*arguments, "--cache", str(tmp_path), "--json", str(result)])
     printed = capsys.readouterr().out
@@ -64,7 +58,7 @@ def test_profile(model: QuantizedModel, tmp_path: Path, capsys: pytest.CaptureFi
     assert values["provenance"]["packages"]["apache-tvm"]
     assert "whole run" in printed
     assert all(k["name"].split("_")[0] in printed for k in row["kernels"])
-    if load_target("native").isa in INSTRUCTIONS:
+    if dot_instruction(load_target("native").isa):
         assert 0 < row["percent_of_peak"] < 100
 
 
@@ -73,17 +67,20 @@ def test_profile_of_a_missing_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "known: seg-t, seg-s, seg-b" in capsys.readouterr().err
 
 
-def test_overhead_is_of_empty_kernels(model: QuantizedModel) -> None:
-    assert 0 < vm_overhead_ms(model, load_target("native"), repeats=20) < 2
+def test_every_family_with_a_dot_instruction_is_known() -> None:
+    assert dot_instruction(load_target("x86-vnni").isa) == "vpdpbusd"
+    assert dot_instruction(load_target("rpi5").isa) == "sdot"
+    assert dot_instruction(load_target("x86-avx2").isa) is None
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_peak_is_nothing_but_dot_products(threads: int) -> None:
     target = load_target("native")
-    if target.isa not in INSTRUCTIONS:
+    instruction = dot_instruction(target.isa)
+    if instruction is None:
         pytest.skip(f"the family {target.isa} has no single dot-product instruction")
     peak = Peak(target, threads)
     lines = peak.assembly.splitlines()
-    assert sum(INSTRUCTIONS[target.isa] in line for line in lines) >= 48
+    assert sum(instruction in line for line in lines) >= 48
     assert peak.sample() > 1
     assert peak.gops > 1
