@@ -6,6 +6,7 @@ says where they come from. A record fits any model that has the same operator at
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from iseg_tvm.workload import chosen, workload_key, workload_module
 from relay_ops.operator import LoweringContext, Operator, Schedule, Space
 
 WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
+PROVENANCE = "provenance.json"
 
 FAILED_SECONDS = 1e10
 """What MetaSchedule writes as the time of a candidate that did not run."""
@@ -37,6 +39,9 @@ def tuning_logs_dir() -> Path:
 def load_schedules(target: TargetSpec, directory: Path | None = None) -> TunedSchedules:
     """Schedules of all logs for a target; none if there is no log.
 
+    The project's own logs that were taken on emulated boards are left out, as an emulator's times
+    do not tell which blocking is fast on the board; those of a named folder are all used.
+
     Parameters
     ----------
     target : what will be compiled for; its name is the folder's
@@ -50,7 +55,18 @@ def load_schedules(target: TargetSpec, directory: Path | None = None) -> TunedSc
     if directory is not None and not directory.is_dir():
         raise IsegError(f"{directory} is not a folder", "name a folder of tuning logs, or none")
     folders = sorted(((directory or tuning_logs_dir()) / target.name).glob(f"*/{RECORDS}"))
-    return TunedSchedules([open_log(path.parent) for path in folders])
+    logs = [path.parent for path in folders]
+    used = [log for log in logs if directory is not None or not is_emulated(log)]
+    return TunedSchedules([open_log(log) for log in used])
+
+
+def is_emulated(log: Path) -> bool:
+    """Whether any part of a log was taken on emulated boards."""
+    path = log / PROVENANCE
+    if not path.is_file():
+        return False
+    sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"]
+    return any(session["emulated"] for session in sessions)
 
 
 def open_log(folder: Path) -> JSONDatabase:

@@ -1,6 +1,7 @@
 """``iseg-tvm tune``: measure how the kernels of a model are best blocked for one kind of CPU."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from iseg_tvm.cli.common import (
 
 if TYPE_CHECKING:
     from iseg_tvm.artifact import QuantizedModel
+    from iseg_tvm.targets import TargetSpec
+    from iseg_tvm.tuning.device import DeviceSpec
 
 SUMMARY = "find the fastest blocking of a model's kernels by measuring (TVM MetaSchedule)"
 EXAMPLES = """\
@@ -23,8 +26,13 @@ A model of the paper with random weights (only shapes count), and going on when 
   iseg-tvm tune --target x86-vnni --architecture seg_tiny_mask --trials 400
   iseg-tvm tune --target x86-vnni --architecture seg_tiny_mask --trials 400 --resume
 
+Two Raspberry Pi 4 that are registered at a tracker (see iseg-tvm rpc_server):
+  iseg-tvm tune --target rpi4 --model model.safetensors --tracker 192.168.1.20:9190 --key rpi4
+
 `iseg-tvm compile` then finds the log by target and shape.
 """
+
+_LOCAL_SECONDS, _BOARD_SECONDS = 60, 240
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the log (default: tuning_logs/TARGET/MODEL_HEIGHTxWIDTH)",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the log in that folder")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="tune only kernels whose names contain this; may be repeated",
+    )
     _add_search_arguments(parser.add_argument_group("search"))
+    _add_board_arguments(parser.add_argument_group("boards"))
     add_common_arguments(parser)
 
 
@@ -74,40 +90,55 @@ def _add_search_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--timeout",
         type=positive_int,
-        default=60,
         metavar="S",
-        help="longest time for one candidate (default: %(default)s)",
+        help=f"longest time for one candidate (default: {_LOCAL_SECONDS}, boards {_BOARD_SECONDS})",
     )
     group.add_argument(
         "--seed", type=int, default=0, help="of search and data (default: %(default)s)"
     )
     group.add_argument(
-        "--threads", type=positive_int, metavar="N", help="of the kernels (default: all CPUs)"
+        "--threads", type=positive_int, metavar="N", help="of the kernels here (default: all CPUs)"
+    )
+
+
+def _add_board_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--tracker",
+        default=os.environ.get("TVM_TRACKER_HOST") and ":".join(
+            (os.environ["TVM_TRACKER_HOST"], os.environ.get("TVM_TRACKER_PORT", "9190"))
+        ),
+        metavar="HOST:PORT",
+        help="measure on all boards of a tracker, not on this machine",
+    )
+    group.add_argument(
+        "--key", metavar="KEY", help="kind of board at the tracker (default: the target's)"
+    )
+    group.add_argument(
+        "--emulated", action="store_true", help="say in the log that the boards are emulated"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Tune; return the exit status."""
-    from iseg_tvm.host_cpu import check_host, usable_cpus
     from iseg_tvm.targets import load_target
 
     target = load_target(args.target)
-    check_host(target.arch, target.features, what=f"tuning for {target.name}")
     name, model = _model(args)
     height, width = model.input_size
     folder = args.output or Path("tuning_logs") / target.name / f"{name}_{height}x{width}"
     log(args, f"Tuning {name} at {height} x {width} pixels for {target.name}; log: {folder}")
-    from iseg_tvm.tuning.device import DeviceSpec
-    from iseg_tvm.tuning.run import Options, tune
+    from iseg_tvm.tuning.run import Options, table, tune
 
-    threads = args.threads or len(usable_cpus())
+    timeout = args.timeout or (_BOARD_SECONDS if args.tracker else _LOCAL_SECONDS)
     options = Options(
         trials=args.trials,
         budget_seconds=args.budget_seconds,
         task_seconds=args.task_seconds,
         seed=args.seed,
-        timeout=args.timeout,
-        devices=(DeviceSpec(threads=threads),),
+        timeout=timeout,
+        devices=_devices(args, target, timeout),
+        emulated=args.emulated,
+        only=args.only,
     )
     rows = tune(
         model,
@@ -115,12 +146,11 @@ def run(args: argparse.Namespace) -> int:
         folder,
         options,
         resume=args.resume,
-        flags=_flags(args, threads),
+        flags=_flags(args),
         report=lambda line: log(args, line),
     )
     if not args.json:
-        for row in rows:
-            print(row)
+        print("\n".join(table(rows)))
     print_generated(args, {"target": target.name, "tasks": [row.to_dict() for row in rows]}, folder)
     return 0
 
@@ -140,7 +170,32 @@ def _model(args: argparse.Namespace) -> tuple[str, "QuantizedModel"]:
     return name, model.with_input_size(*args.image_size) if args.image_size else model
 
 
-def _flags(args: argparse.Namespace, threads: int) -> dict[str, Any]:
-    """Of the run, for the log; paths would only be true on this machine."""
-    names = ("trials", "budget_seconds", "task_seconds", "timeout", "seed", "resume")
-    return {name: getattr(args, name) for name in names} | {"threads": threads}
+def _devices(
+    args: argparse.Namespace, target: "TargetSpec", timeout: float
+) -> "tuple[DeviceSpec, ...]":
+    """Every board that is registered under the key; without a tracker the machine itself."""
+    from iseg_tvm.errors import IsegError
+    from iseg_tvm.host_cpu import check_host, usable_cpus
+    from iseg_tvm.network import parse_address
+    from iseg_tvm.remote.tracker import TrackerClient
+    from iseg_tvm.tuning.device import DeviceSpec
+
+    if not args.tracker:
+        check_host(target.arch, target.features, what=f"tuning for {target.name} without boards")
+        return (DeviceSpec(threads=args.threads or len(usable_cpus())),)
+    tracker, key = parse_address(args.tracker), args.key or target.rpc_key
+    if not key:
+        raise IsegError(f"the target {target.name} has no board key of its own", "give --key")
+    with TrackerClient(tracker) as client:
+        count = client.boards()[key]
+    # With no board there yet, one worker says so and waits.
+    return tuple(
+        DeviceSpec(tracker=tracker, key=key, call_seconds=timeout / 4, number=number + 1)
+        for number in range(max(count, 1))
+    )
+
+
+def _flags(args: argparse.Namespace) -> dict[str, Any]:
+    """Of the run, for the log; paths and addresses would only be true on this machine."""
+    names = ("trials", "budget_seconds", "task_seconds", "timeout", "seed", "threads", "key")
+    return {name: getattr(args, name) for name in (*names, "only", "resume")}

@@ -17,9 +17,9 @@ from iseg_tvm.build import git_commit
 from iseg_tvm.errors import IsegError
 from iseg_tvm.files import atomic_write
 from iseg_tvm.host_cpu import read_host_cpu
-from iseg_tvm.schedules import RECORDS, WORKLOADS, open_log
+from iseg_tvm.schedules import PROVENANCE, RECORDS, WORKLOADS, open_log
 
-PROVENANCE, SUMMARY, FAILURES = "provenance.json", "summary.json", "failures.jsonl"
+SUMMARY, FAILURES = "summary.json", "failures.jsonl"
 
 
 class TuningLog:
@@ -102,7 +102,7 @@ def _is_json(line: str) -> bool:
 
 
 def describe_session(
-    flags: Mapping[str, Any], boards: Sequence[Mapping[str, Any]]
+    flags: Mapping[str, Any], boards: Sequence[Mapping[str, Any]], emulated: bool
 ) -> dict[str, Any]:
     """Where and with what is measured.
 
@@ -110,12 +110,13 @@ def describe_session(
     ----------
     flags : of the run
     boards : what remote boards say about themselves; empty: this machine measures
+    emulated : whether the boards are emulated, so that their times say little about real ones
     """
     host = read_host_cpu()
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "measured_on": [dict(board) for board in boards] or [_this_machine()],
-        "emulated": any(bool(board.get("emulated")) for board in boards),
+        "emulated": emulated,
         "host": {"arch": host.arch, "cpu": _cpu_name(), "cpus": host.num_cores},
         "python": platform.python_version(),
         "packages": {
@@ -129,7 +130,7 @@ def describe_session(
 
 
 def _this_machine() -> dict[str, Any]:
-    return {"name": "this machine", "cpu": _cpu_name(), "emulated": False}
+    return {"name": "this machine", "cpu": _cpu_name()}
 
 
 def _cpu_name() -> str:

@@ -19,6 +19,7 @@ import tvm
 from iseg_tvm.build import tvm_target
 from iseg_tvm.errors import IsegError
 from iseg_tvm.kernels.isa import get_isa
+from iseg_tvm.remote.errors import BoardError
 from iseg_tvm.targets import TargetSpec
 from iseg_tvm.tuning.device import Device, DeviceLostError, DeviceSpec, Kernel, open_device
 from relay_ops import OPERATORS
@@ -66,6 +67,7 @@ class Outcome:
     error : why there is no time
     device_lost : whether that is the device's fault, so that the candidate must be tried again
     fatal : whether no candidate can be measured (a board of the wrong kind)
+    description : of the device, only from `describe_device`
     """
 
     seconds: float | None = None
@@ -73,6 +75,7 @@ class Outcome:
     error: str | None = None
     device_lost: bool = False
     fatal: bool = False
+    description: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -101,16 +104,38 @@ def measure(job_file: Path, schedule: Schedule, device: DeviceSpec, timing: Timi
     try:
         return _measure(job_file, schedule, device, timing)
     except DeviceLostError as error:
+        return _lost(error)
+    except BoardError as error:
         _forget_device()
-        return Outcome(error=error.message, device_lost=True, fatal=error.fatal)
+        try:
+            _device(device, _job(job_file).target)
+        except DeviceLostError as gone:
+            return _lost(gone)
+        return Outcome(error=error.message)  # the board is well: it was the kernel
     except (IsegError, OperatorError, RuntimeError, ValueError, TypeError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         return Outcome(error=lines[-1].strip() if lines else repr(error))
 
 
+def describe_device(device: DeviceSpec, target: TargetSpec) -> Outcome:
+    """Open the device and say what it is; the outcome of a candidate that is not there."""
+    try:
+        return Outcome(description=_device(device, target).describe())
+    except DeviceLostError as error:
+        return _lost(error)
+    except BoardError as error:
+        return Outcome(error=error.message, device_lost=True)
+
+
+def _lost(error: DeviceLostError) -> Outcome:
+    _forget_device()
+    message = f"{error.message} ({error.hint})" if error.hint else error.message
+    return Outcome(error=message, device_lost=True, fatal=error.fatal)
+
+
 def _measure(job_file: Path, schedule: Schedule, device: DeviceSpec, timing: Timing) -> Outcome:
     job = _job(job_file)
-    candidate = _kernel(job, schedule, _device(device))
+    candidate = _kernel(job, schedule, _device(device, job.target))
     default = _default(job_file, device)
     numbers = [_calls(kernel, timing.seconds) for kernel in (candidate, default)]
     best = [float("inf"), float("inf")]
@@ -136,8 +161,8 @@ def _job(path: Path) -> Job:
 
 
 @lru_cache(maxsize=1)
-def _device(spec: DeviceSpec) -> Device:
-    return open_device(spec)
+def _device(spec: DeviceSpec, target: TargetSpec) -> Device:
+    return open_device(spec, target)
 
 
 def _forget_device() -> None:
@@ -149,7 +174,8 @@ def _forget_device() -> None:
 @lru_cache(maxsize=1)
 def _default(job_file: Path, device: DeviceSpec) -> Kernel:
     """The task's default kernel, ready to run."""
-    return _kernel(_job(job_file), {}, _device(device))
+    job = _job(job_file)
+    return _kernel(job, {}, _device(device, job.target))
 
 
 def _kernel(job: Job, schedule: Schedule, device: Device) -> Kernel:
@@ -162,7 +188,7 @@ def _kernel(job: Job, schedule: Schedule, device: Device) -> Kernel:
     arguments: Sequence[np.ndarray] = [
         job.tensors[a] if isinstance(a, str) else a for a in lowering.arguments
     ]
-    kernel = device.load(executable, job.target, arguments, job.expected)
+    kernel = device.load(executable, arguments, job.expected)
     differing = int(np.count_nonzero(kernel.result() != job.expected))
     if differing:
         size = job.expected.size

@@ -15,6 +15,7 @@ import numpy as np
 
 from iseg_tvm.artifact import QuantizedModel
 from iseg_tvm.build import tvm_target
+from iseg_tvm.errors import IsegError
 from iseg_tvm.targets import TargetSpec
 from iseg_tvm.tuning.device import DeviceSpec
 from iseg_tvm.tuning.log import TuningLog, describe_session
@@ -39,6 +40,8 @@ class Options:
     batch : candidates proposed at once
     timeout : seconds one candidate may take, compilation included
     devices : where candidates run, one worker each
+    emulated : the boards are emulated; for the log
+    only : parts of the names of the kernels to tune; empty: all
     """
 
     trials: int | None = None
@@ -49,6 +52,8 @@ class Options:
     timeout: float = 60.0
     timing: Timing = field(default_factory=Timing)
     devices: Sequence[DeviceSpec] = (DeviceSpec(),)
+    emulated: bool = False
+    only: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,27 @@ class TunedTask:
         }
 
 
+def table(rows: Sequence[TunedTask]) -> list[str]:
+    """Lines of a table for people, the model's sums last."""
+    lines = [f"{'kernel':<44}{'calls':>6}{'default':>10}{'best':>10}{'gain':>7}  schedule"]
+    sums = [0.0, 0.0]
+    for row in rows:
+        if row.default_ms is None or row.best_ms is None:
+            lines.append(f"{row.name:<44}{row.calls:>6}{'not measured':>20}")
+            continue
+        sums[0] += row.calls * row.default_ms
+        sums[1] += row.calls * row.best_ms
+        chosen = " ".join(f"{name}={value}" for name, value in (row.schedule or {}).items())
+        lines.append(
+            f"{row.name:<44}{row.calls:>6}{row.default_ms:>10.4f}{row.best_ms:>10.4f}"
+            f"{row.default_ms / max(row.best_ms, 1e-9):>6.2f}x  {chosen}"
+        )
+    if sums[1]:
+        gain = sums[0] / sums[1]
+        lines.append(f"{'all calls, ms':<50}{sums[0]:>10.3f}{sums[1]:>10.3f}{gain:>6.2f}x")
+    return lines
+
+
 def tune(
     model: QuantizedModel,
     target: TargetSpec,
@@ -141,7 +167,9 @@ def tune(
     IsegError
         The log exists and ``resume`` is false, the model cannot be compiled, or no device works.
     """
-    tasks = extract_tasks(model, target)
+    tasks = [t for t in extract_tasks(model, target) if _is_wanted(t, options.only)]
+    if not tasks:
+        raise IsegError(f"no kernel's name contains {' or '.join(options.only)}")
     log = TuningLog(folder, resume=resume)
     with (
         tempfile.TemporaryDirectory(prefix="iseg-tune-") as scratch,
@@ -149,7 +177,7 @@ def tune(
             options.devices, timeout=options.timeout, timing=options.timing, report=report
         ) as workers,
     ):
-        log.add_session(describe_session(flags or {}, workers.describe()))
+        log.add_session(describe_session(flags or {}, workers.describe(target), options.emulated))
         run = _Run(tasks, target, log, options, workers, Path(scratch), report)
         try:
             run.all_tasks()
@@ -182,7 +210,7 @@ class _Run:
         """Measure all defaults, then spend the trials where the time goes."""
         for number, search in enumerate(self.searches, start=1):
             if self._time_left() > 0:
-                search.measure_default(self._measurer(search))
+                search.measure_default(self._measurer(search, must_run=True))
                 self._show(number, search, search.trials)
         self.searches.sort(key=_share, reverse=True)
         wanted = self._plan()
@@ -228,12 +256,15 @@ class _Run:
             path.write_bytes(pickle.dumps(job_of(task, self.target, self.options.seed)))
         return path
 
-    def _measurer(self, search: TaskSearch) -> Measure:
-        """Measures candidates of one task on the workers."""
+    def _measurer(self, search: TaskSearch, *, must_run: bool = False) -> Measure:
+        """Measures candidates of one task on the workers; without the default it is pointless."""
 
         def run(schedules: Sequence[Schedule], done: Callable[[int, float | None], None]) -> None:
             def finished(index: int, outcome: Outcome) -> None:
                 self.measured += 1
+                if outcome.error is not None and must_run:
+                    name = search.task.name
+                    raise IsegError(f"the default kernel of {name} fails: {outcome.error}")
                 if outcome.error is not None:
                     self.log.failed(search.task.name, schedules[index], outcome.error)
                 done(index, _normalised(outcome, search.default_seconds))
@@ -256,6 +287,10 @@ class _Run:
         if self.options.budget_seconds is None:
             return float("inf")
         return self.options.budget_seconds - (time.monotonic() - self.started)
+
+
+def _is_wanted(task: Task, only: Sequence[str]) -> bool:
+    return not only or any(part in task.name for part in only)
 
 
 def job_of(task: Task, target: TargetSpec, seed: int) -> Job:

@@ -17,8 +17,9 @@ from typing import IO, Any
 from tvm.support.popen_pool import PopenWorker
 
 from iseg_tvm.errors import IsegError
+from iseg_tvm.targets import TargetSpec
 from iseg_tvm.tuning.device import DeviceSpec
-from iseg_tvm.tuning.measure import Outcome, Timing, measure
+from iseg_tvm.tuning.measure import Outcome, Timing, describe_device, measure
 from relay_ops.operator import Schedule
 
 Report = Callable[[str], None]
@@ -37,10 +38,16 @@ class Worker:
 
     def measure(self, job_file: Path, schedule: Schedule, timing: Timing) -> Outcome:
         """Measure one candidate; a crash or a time-out is an outcome too."""
+        return self._call(measure, job_file, dict(schedule), self.device, timing)
+
+    def describe(self, target: TargetSpec) -> Outcome:
+        """Open the device and say what it is."""
+        return self._call(describe_device, self.device, target)
+
+    def _call(self, function: Callable[..., Outcome], *arguments: Any) -> Outcome:
         self._errors.truncate(0)
-        arguments = (job_file, dict(schedule), self.device, timing)
         try:
-            self._process.send(measure, arguments, timeout=self.timeout)
+            self._process.send(function, arguments, timeout=self.timeout)
             outcome: Outcome = self._process.recv()
         except TimeoutError:
             return Outcome(error=f"no result after {self.timeout:g} s")
@@ -96,9 +103,21 @@ class Workers:
         for worker in self._all:
             worker.timeout = seconds
 
-    def describe(self) -> list[dict[str, Any]]:
-        """What remote boards say about themselves; empty for this machine."""
-        return []
+    def describe(self, target: TargetSpec) -> list[dict[str, Any]]:
+        """Open all devices at once; what boards say about themselves, nothing for this machine.
+
+        Raises
+        ------
+        IsegError
+            A board is not what ``target`` is for, or none answers.
+        """
+        outcomes = list(self._threads.map(lambda worker: worker.describe(target), self._all))
+        for outcome in outcomes:
+            if outcome.fatal:
+                raise IsegError(outcome.error or "wrong device")
+        if all(outcome.error for outcome in outcomes):
+            raise IsegError(outcomes[0].error or "no device")
+        return [dict(outcome.description) for outcome in outcomes if outcome.description]
 
     def measure(
         self, job_file: Path, schedules: Sequence[Schedule], done: Callable[[int, Outcome], None]
@@ -128,7 +147,7 @@ class Workers:
             if not outcome.device_lost:
                 self._free.put(worker)
                 return outcome
-            self.report(f"{worker.device} is lost, the candidate is tried again: {outcome.error}")
+            self.report(f"{worker.device} is lost, its candidate is tried again: {outcome.error}")
             self._closing.wait(_RETRY_SECONDS)
             self._free.put(worker)
         raise IsegError(

@@ -10,8 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from iseg_tvm.schedules import RECORDS
-from iseg_tvm.tuning.log import PROVENANCE
+from iseg_tvm.schedules import PROVENANCE, RECORDS
 
 _SECONDS = 120.0
 

@@ -9,9 +9,16 @@ from pathlib import Path
 import pytest
 
 from iseg_tvm.errors import IsegError
-from iseg_tvm.schedules import RECORDS, WORKLOADS, TunedSchedules, load_schedules, open_log
+from iseg_tvm.schedules import (
+    PROVENANCE,
+    RECORDS,
+    WORKLOADS,
+    TunedSchedules,
+    load_schedules,
+    open_log,
+)
 from iseg_tvm.targets import TargetSpec
-from iseg_tvm.tuning.log import PROVENANCE, SUMMARY, TuningLog, repair
+from iseg_tvm.tuning.log import SUMMARY, TuningLog, repair
 from iseg_tvm.tuning.run import TunedTask
 from iseg_tvm.tuning.tasks import Task
 from tests.tuning.conftest import TRIALS
