@@ -38,13 +38,8 @@ class TuningLog:
 
     def __init__(self, folder: Path, *, resume: bool) -> None:
         self.folder = folder
-        exists = (folder / RECORDS).exists()
-        if exists and not resume:
-            raise IsegError(
-                f"{folder} holds a tuning log already",
-                "give --resume to go on with it, or another folder with -o",
-            )
-        if exists:
+        refuse_existing(folder, resume=resume)
+        if (folder / RECORDS).exists():
             repair(folder)
         else:
             for name in (WORKLOADS, RECORDS):
@@ -69,6 +64,15 @@ class TuningLog:
     def write_summary(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the table of tasks that people read; `compile` reads the records."""
         _write_json(self.folder / SUMMARY, {"tasks": [dict(row) for row in rows]})
+
+
+def refuse_existing(folder: Path, *, resume: bool) -> None:
+    """Raise IsegError if there is a log, and ``resume`` is false."""
+    if (folder / RECORDS).exists() and not resume:
+        raise IsegError(
+            f"{folder} holds a tuning log already",
+            "give --resume to go on with it, or another folder with -o",
+        )
 
 
 def repair(folder: Path) -> list[str]:

@@ -18,7 +18,7 @@ from iseg_tvm.build import tvm_target
 from iseg_tvm.errors import IsegError
 from iseg_tvm.targets import TargetSpec
 from iseg_tvm.tuning.device import DeviceSpec
-from iseg_tvm.tuning.log import TuningLog, describe_session
+from iseg_tvm.tuning.log import TuningLog, describe_session, refuse_existing
 from iseg_tvm.tuning.measure import Job, Outcome, Timing
 from iseg_tvm.tuning.search import Measure, TaskSearch, cost_model
 from iseg_tvm.tuning.tasks import Task, extract_tasks
@@ -167,17 +167,19 @@ def tune(
     IsegError
         The log exists and ``resume`` is false, the model cannot be compiled, or no device works.
     """
+    refuse_existing(folder, resume=resume)
     tasks = [t for t in extract_tasks(model, target) if _is_wanted(t, options.only)]
     if not tasks:
         raise IsegError(f"no kernel's name contains {' or '.join(options.only)}")
-    log = TuningLog(folder, resume=resume)
     with (
         tempfile.TemporaryDirectory(prefix="iseg-tune-") as scratch,
         Workers(
             options.devices, timeout=options.timeout, timing=options.timing, report=report
         ) as workers,
     ):
-        log.add_session(describe_session(flags or {}, workers.describe(target), options.emulated))
+        boards = workers.describe(target)
+        log = TuningLog(folder, resume=resume)
+        log.add_session(describe_session(flags or {}, boards, options.emulated))
         run = _Run(tasks, target, log, options, workers, Path(scratch), report)
         try:
             run.all_tasks()
