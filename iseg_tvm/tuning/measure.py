@@ -1,12 +1,13 @@
 """Measuring one candidate: generate, compile, compare all bits, time. Runs in a worker process.
 
-A candidate is timed in turn with the task's default schedule, and its time is their ratio times
-the default's first time: what slows the machine for a while slows both.
+A candidate is timed in turn with the task's default schedule, and its time is the median of their
+ratios times the default's time: what slows the machine for a while slows both.
 """
 
 from __future__ import annotations
 
 import pickle
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,9 @@ from iseg_tvm.targets import TargetSpec
 from iseg_tvm.tuning.device import Device, DeviceLostError, DeviceSpec, Kernel, open_device
 from relay_ops import OPERATORS
 from relay_ops.operator import LoweringContext, OperatorError, Schedule, TensorSpec
+
+_CAREFUL = 3
+"""Times as many turns for a candidate that beats the default: chance must not choose the best."""
 
 _HOPELESS = 2.0
 """A candidate this many times slower than the default in the first turn is not timed again."""
@@ -63,7 +67,8 @@ class Outcome:
 
     Attributes
     ----------
-    seconds, default_seconds : fastest calls of the candidate and of the default beside it
+    default_seconds : fastest calls of the default
+    seconds : of the candidate, by the median of the turns' ratios
     error : why there is no time
     device_lost : whether that is the device's fault, so that the candidate must be tried again
     fatal : whether no candidate can be measured (a board of the wrong kind)
@@ -84,7 +89,7 @@ class Timing:
 
     Attributes
     ----------
-    turns : times that candidate and default are timed in turn
+    turns : times that candidate and default are timed in turn; more if the candidate is faster
     seconds : least time of one turn of one of them
     """
 
@@ -138,13 +143,15 @@ def _measure(job_file: Path, schedule: Schedule, device: DeviceSpec, timing: Tim
     candidate = _kernel(job, schedule, _device(device, job.target))
     default = _default(job_file, device)
     numbers = [_calls(kernel, timing.seconds) for kernel in (candidate, default)]
-    best = [float("inf"), float("inf")]
-    for turn in range(timing.turns):
-        for i, kernel in enumerate((candidate, default)):
-            best[i] = min(best[i], kernel.seconds(numbers[i]))
-        if turn == 0 and best[0] > _HOPELESS * best[1]:
+    ratios, fastest = [], float("inf")
+    for turn in range(_CAREFUL * timing.turns):
+        own, other = candidate.seconds(numbers[0]), default.seconds(numbers[1])
+        ratios.append(own / other)
+        fastest = min(fastest, other)
+        hopeless = turn == 0 and ratios[0] > _HOPELESS
+        if hopeless or (turn + 1 == timing.turns and statistics.median(ratios) > 1):
             break
-    return Outcome(seconds=best[0], default_seconds=best[1])
+    return Outcome(seconds=statistics.median(ratios) * fastest, default_seconds=fastest)
 
 
 def _calls(kernel: Kernel, seconds: float) -> int:
