@@ -10,7 +10,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 package_dir = {"iseg_tvm.installed_targets": "targets"}
-package_data = {"iseg_tvm.installed_targets": ["*.toml"], "iseg_tvm": ["data/*.json"]}
+package_data = {"iseg_tvm.installed_targets": ["*.toml"], "iseg_tvm": ["data/*"]}
 if Path("tuning_logs").is_dir():
     package_dir["iseg_tvm.installed_tuning_logs"] = "tuning_logs"
     package_data["iseg_tvm.installed_tuning_logs"] = ["*/*/*.json"]

@@ -8,7 +8,17 @@ from collections.abc import Sequence
 
 from iseg_tvm import __version__
 from iseg_tvm.cli import compile as compile_command
-from iseg_tvm.cli import evaluate, info, qat, quantize, rpc_server, rpc_tracker, segment, tune
+from iseg_tvm.cli import (
+    evaluate,
+    info,
+    qat,
+    quantize,
+    report,
+    rpc_server,
+    rpc_tracker,
+    segment,
+    tune,
+)
 from iseg_tvm.errors import IsegError
 
 _COMMANDS = {
@@ -18,6 +28,7 @@ _COMMANDS = {
     "tune": tune,
     "segment": segment,
     "evaluate": evaluate,
+    "report": report,
     "info": info,
     "rpc_tracker": rpc_tracker,
     "rpc_server": rpc_server,

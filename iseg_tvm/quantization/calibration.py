@@ -84,12 +84,7 @@ def calibrate(
         An activation is not finite.
     """
     statistics = Statistics()
-    with (
-        _hooks(model, statistics),
-        _mask_hooks(model, statistics),
-        _fused_attention(model),
-        torch.no_grad(),
-    ):
+    with observing(model, statistics), _fused_attention(model), torch.no_grad():
         for done, image in enumerate(images, start=1):
             for view in views(image):
                 model.forward_scores(model.normalize_uint8(np.array(view[None], order="C")))
@@ -163,6 +158,13 @@ def measure_means(
             if progress is not None:
                 progress("correcting biases", done, len(images))
     return observer.means
+
+
+@contextmanager
+def observing(model: Segmenter, statistics: Statistics) -> Iterator[None]:
+    """Let ``statistics.observe`` see every site (module docstring) of each forward pass."""
+    with _hooks(model, statistics), _mask_hooks(model, statistics):
+        yield
 
 
 @contextmanager

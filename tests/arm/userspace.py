@@ -76,7 +76,7 @@ def prepare() -> UserSpace:
 def _fill(folder: Path) -> None:
     """Make ``root`` and ``site`` in an empty folder."""
     root = folder / "root"
-    _unpack(DEBIAN_PACKAGES, "arm64", root)
+    unpack(DEBIAN_PACKAGES, "arm64", root)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     pip += ["--target", str(folder / "site"), "--only-binary=:all:"]
     pip += ["--python-version", _python(root).name.removeprefix("python")]
@@ -92,7 +92,7 @@ def _unpacked_qemu(folder: Path) -> tuple[str, ...]:
     if not (folder / MARKER).is_file():
         with atomic_dir(folder, marker=MARKER) as fresh:
             architecture = _run(["dpkg", "--print-architecture"]).strip()
-            _unpack(["qemu-user"], architecture, fresh / "root")
+            unpack(["qemu-user"], architecture, fresh / "root")
             (fresh / MARKER).write_text("{}", encoding="utf-8")
     root = folder / "root"
     loader = next(p for p in root.rglob("ld-linux*.so.*") if not p.is_symlink())
@@ -101,8 +101,13 @@ def _unpacked_qemu(folder: Path) -> tuple[str, ...]:
     return (str(loader), "--library-path", ":".join(libraries), str(emulator))
 
 
-def _unpack(packages: list[str], architecture: str, root: Path) -> None:
-    """Download Debian packages with all they depend on, and unpack them under ``root``."""
+def unpack(
+    packages: list[str], architecture: str, root: Path, status: Path = Path(os.devnull)
+) -> None:
+    """Download Debian packages with all they depend on, and unpack them under ``root``.
+
+    ``status`` is dpkg's file of packages that need not be downloaded; by default there are none.
+    """
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise PreparationError(f"{tool} is not installed (Debian or a derivative is needed)")
@@ -110,7 +115,7 @@ def _unpack(packages: list[str], architecture: str, root: Path) -> None:
         state = Path(name)
         for part in ("lists/partial", "cache/archives/partial", "log"):
             (state / part).mkdir(parents=True)
-        (state / "status").touch()  # nothing installed: everything needed is downloaded
+        shutil.copyfile(status, state / "status")
         options = {
             "APT::Architecture": architecture,
             "APT::Architectures::": architecture,

@@ -37,7 +37,7 @@ def test_every_file_is_in_it(wheel: Path) -> None:
     expected = {
         str(path.relative_to(ROOT))
         for package in ("iseg_tvm", "relay_ops")
-        for suffix in ("py", "json")
+        for suffix in ("py", "json", "css", "js")
         for path in (ROOT / package).rglob(f"*.{suffix}")
     }
     expected |= {f"iseg_tvm/installed_targets/{p.name}" for p in (ROOT / "targets").glob("*.toml")}
