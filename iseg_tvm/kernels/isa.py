@@ -20,6 +20,8 @@ MultiplyHigh = Callable[[Expr, Expr, int], Expr]
 RoundingShift = Callable[[Expr, Expr, int], Expr]
 RoundShift = Callable[[Expr, int, int], Expr]
 Narrow = Callable[[Expr, Expr, int], Expr]
+PairDot = Callable[[Expr, Expr, int], Expr]
+MultiplyWide = Callable[[Expr, Expr, int], tuple[Expr, Expr]]
 TableLookup = Callable[[Buffer, Expr, int], Expr]
 
 
@@ -45,6 +47,9 @@ class Isa:
     pack_lanes : int32 lanes that ``narrow16`` and ``narrow8`` take from one operand before they
         turn to the other: 4 on x86, which packs within 128 bits; else all. :mod:`packing` orders
         the columns of a panel so that packed results come out in memory order
+    multiply_wide : (int16xN, int16xN, N) -> exact products as two int32x(N/2), in the order that
+        ``narrow16`` turns back into memory order
+    pair_dot : (int16xN, int16xN, N) -> int32x(N/2), sums of two products each, in any order
     weight_dot : faster ``dot`` that may be used if no right value is -128
     table_lookup : (int8 (256,) table, int8xN, N) -> ``table[x + 128]`` as int8xN, in registers
     registers : SIMD registers of the CPU
@@ -65,6 +70,8 @@ class Isa:
     narrow16: Narrow
     narrow8: Narrow
     pack_lanes: int
+    multiply_wide: MultiplyWide
+    pair_dot: PairDot
     weight_dot: Dot | None = None
     table_lookup: TableLookup | None = None
     registers: int = 32

@@ -6,8 +6,10 @@ from iseg_tvm.kernels.isa import Isa
 from iseg_tvm.kernels.isa_generic import (
     generic_exponent_shift,
     generic_multiply_high,
+    generic_multiply_wide,
     generic_narrow8,
     generic_narrow16,
+    generic_pair_dot,
     generic_round_shift,
 )
 from iseg_tvm.kernels.vector import Expr, T, cast, reinterpret, splat
@@ -85,16 +87,19 @@ FAMILIES = (
     Isa(
         "neon", ("neon",), 16, 4, "int8", 0, 4, 4,
         _neon_dot, _neon_multiply_high, _neon_exponent_shift,
-        _neon_round_shift, generic_narrow16, generic_narrow8, 4, _neon_weight_dot,
+        _neon_round_shift, generic_narrow16, generic_narrow8, 4,
+        generic_multiply_wide, generic_pair_dot, _neon_weight_dot,
     ),
     Isa(
         "neon_dotprod", ("neon", "dotprod"), 16, 4, "int8", 0, 6, 4,
         _sdot, _neon_multiply_high, _neon_exponent_shift,
         _neon_round_shift, generic_narrow16, generic_narrow8, 4,
+        generic_multiply_wide, generic_pair_dot,
     ),
     Isa(
         "neon_i8mm", ("neon", "dotprod", "i8mm"), 16, 4, "int8", 0, 6, 4,
         _sdot, _neon_multiply_high, _neon_exponent_shift,
         _neon_round_shift, generic_narrow16, generic_narrow8, 4,
+        generic_multiply_wide, generic_pair_dot,
     ),
 )  # fmt: skip

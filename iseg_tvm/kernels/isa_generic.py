@@ -8,6 +8,7 @@ from iseg_tvm.kernels.vector import (
     T,
     cast,
     clamp,
+    half_of,
     rounding_shift_right,
     splat,
 )
@@ -44,6 +45,21 @@ def generic_narrow8(a: Expr, b: Expr, lanes: int) -> Expr:
     return T.Shuffle(halves, [T.int32(i) for i in range(2 * lanes)])
 
 
+def generic_multiply_wide(a: Expr, b: Expr, lanes: int) -> tuple[Expr, Expr]:
+    """Exact products of the lower and of the upper half."""
+    half = lanes // 2
+    low, high = (
+        [cast(half_of(v, part, lanes), "int32", half) for v in (a, b)] for part in range(2)
+    )
+    return low[0] * low[1], high[0] * high[1]
+
+
+def generic_pair_dot(a: Expr, b: Expr, lanes: int) -> Expr:
+    """A product of the lower half plus one of the upper half in every lane."""
+    low, high = generic_multiply_wide(a, b, lanes)
+    return low + high
+
+
 def _generic_dot(lanes: int) -> Dot:
     """One int16 value a lane."""
 
@@ -59,6 +75,7 @@ FAMILIES = (
         "generic", (), 16, 1, "int16", 0, 4, 2,
         _generic_dot(4), generic_multiply_high, generic_exponent_shift,
         generic_round_shift, generic_narrow16, generic_narrow8, 4,
+        generic_multiply_wide, generic_pair_dot,
         registers=16,
     ),
 )  # fmt: skip

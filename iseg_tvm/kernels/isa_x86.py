@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from iseg_tvm.kernels.isa import Dot, Isa, MultiplyHigh, Narrow, RoundingShift, RoundShift
+from iseg_tvm.kernels.isa import (
+    Dot,
+    Isa,
+    MultiplyHigh,
+    MultiplyWide,
+    Narrow,
+    PairDot,
+    RoundingShift,
+    RoundShift,
+)
 from iseg_tvm.kernels.isa_generic import (
     generic_exponent_shift,
     generic_multiply_high,
@@ -93,6 +102,34 @@ def _mulhrs_round_shift(multiply_high: MultiplyHigh, widths: tuple[int, ...]) ->
     return round_shift
 
 
+def _x86_multiply_wide(high: str) -> MultiplyWide:
+    """``vpmullw``, ``vpmulhw`` and two unpacks, which ``vpackssdw`` undoes."""
+
+    def multiply_wide(a: Expr, b: Expr, lanes: int) -> tuple[Expr, Expr]:
+        halves = [T.Bind(a * b), T.Bind(T.call_llvm_pure_intrin(f"int16x{lanes}", high, a, b))]
+        results = []
+        for first in (0, 4):
+            # Words first..first + 3 of every 128 bits, low and high part of a product in turn.
+            words = [
+                T.int32(unit + first + i // 2 + (i % 2) * lanes)
+                for unit in range(0, lanes, 8)
+                for i in range(8)
+            ]
+            results.append(T.Bind(reinterpret(T.Shuffle(halves, words), "int32", lanes // 2)))
+        return results[0], results[1]
+
+    return multiply_wide
+
+
+def _madd(intrinsic: str) -> PairDot:
+    """``vpmaddwd``."""
+
+    def pair_dot(a: Expr, b: Expr, lanes: int) -> Expr:
+        return T.call_llvm_pure_intrin(f"int32x{lanes // 2}", intrinsic, a, b)
+
+    return pair_dot
+
+
 def _packs(intrinsic: str, dtype: str) -> Narrow:
     """``vpackssdw`` / ``vpacksswb``: within each 128 bits, first operand then second."""
 
@@ -122,6 +159,14 @@ _PACKS_AVX2 = (
     _packs("llvm.x86.avx2.packssdw", "int16"),
     _packs("llvm.x86.avx2.packsswb", "int8"),
 )
+_WIDE_AVX2 = (
+    _x86_multiply_wide("llvm.x86.avx2.pmulh.w"),
+    _madd("llvm.x86.avx2.pmadd.wd"),
+)
+_WIDE_AVX512 = (
+    _x86_multiply_wide("llvm.x86.avx512.pmulh.w.512"),
+    _madd("llvm.x86.avx512.pmaddw.d.512"),
+)
 _PACKS_AVX512 = (
     _packs("llvm.x86.avx512.packssdw.512", "int16"),
     _packs("llvm.x86.avx512.packsswb.512", "int8"),
@@ -132,22 +177,22 @@ FAMILIES = (
     Isa(
         "avx2", ("avx2",), 32, 2, "int16", 0, 6, 2,
         _madd_dot(8, "llvm.x86.avx2.pmadd.wd"), _MULHRS_AVX2, _SHIFT_AVX2,
-        _ROUND_AVX2, *_PACKS_AVX2, 4,
+        _ROUND_AVX2, *_PACKS_AVX2, 4, *_WIDE_AVX2,
         registers=16,
     ),
     Isa(
         "avx512bw", ("avx512bw",), 64, 2, "int16", 0, 6, 4,
         _madd_dot(16, "llvm.x86.avx512.pmaddw.d.512"), _MULHRS_AVX512, _SHIFT_AVX512,
-        _ROUND_AVX512, *_PACKS_AVX512, 4,
+        _ROUND_AVX512, *_PACKS_AVX512, 4, *_WIDE_AVX512,
     ),
     Isa(
         "avx512vnni", ("avx512bw", "avx512vnni"), 64, 4, "uint8", 128, 6, 4,
         _vnni_dot, _MULHRS_AVX512, _SHIFT_AVX512,
-        _ROUND_AVX512, *_PACKS_AVX512, 4,
+        _ROUND_AVX512, *_PACKS_AVX512, 4, *_WIDE_AVX512,
     ),
     Isa(
         "avx512vbmi", ("avx512bw", "avx512vnni", "avx512vbmi"), 64, 4, "uint8", 128, 6, 4,
         _vnni_dot, _MULHRS_AVX512, _SHIFT_AVX512,
-        _ROUND_AVX512, *_PACKS_AVX512, 4, None, _vbmi_table_lookup,
+        _ROUND_AVX512, *_PACKS_AVX512, 4, *_WIDE_AVX512, None, _vbmi_table_lookup,
     ),
 )  # fmt: skip

@@ -76,6 +76,18 @@ def rounding_shift_right(value: Expr, shift: int, dtype: str, lanes: int) -> Exp
     return half >> splat(shift - 1, dtype, lanes)
 
 
+def half_of(value: Expr, part: int, lanes: int) -> Expr:
+    """Lower (0) or upper (1) half of a vector of ``lanes`` lanes."""
+    half = lanes // 2
+    return T.Shuffle([value], [T.int32(part * half + i) for i in range(half)])
+
+
+def reduce_add(value: Expr, dtype: str, lanes: int) -> Expr:
+    """Sum of all lanes, as a scalar of the same type."""
+    name = f"llvm.vector.reduce.add.v{lanes}i{dtype.removeprefix('int')}"
+    return T.call_llvm_pure_intrin(dtype, name, value)
+
+
 def flat(buffer: Buffer, dtype: str, size: int) -> Buffer:
     """One-dimensional view of ``size`` elements of ``dtype`` over a buffer's memory."""
     return T.decl_buffer((size,), dtype, data=buffer.data)

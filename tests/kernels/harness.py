@@ -96,6 +96,8 @@ def emulated(name: str) -> Isa:
         narrow16=plain.narrow16,
         narrow8=plain.narrow8,
         pack_lanes=get_isa(name).lanes,
+        multiply_wide=plain.multiply_wide,
+        pair_dot=plain.pair_dot,
         weight_dot=None,
     )
 
