@@ -8,6 +8,8 @@ never leaves the registers of a compiled kernel.
 * ``linear_residual(..., skip) = residual_add(skip, requantize(linear(...)) as int16)``
 * ``patch_embed_residual(image, ..., skip) = residual_add(skip, requantize(patch_embed(...)))``, all
   int16; ``skip`` is the position embedding
+* ``norm_linear_requantize(x int16, gamma, beta, ...) = linear_requantize(layer_norm(x), ...)`` and
+  ``norm_linear_gelu``: the normalised rows go straight into the product's packed left operand
 * ``matmul_requantize(a, b, multiplier, shift) = requantize(matmul(a, b), multiplier, shift)``
 
 Ranges and overflow: those of the parts.
@@ -16,10 +18,18 @@ Ranges and overflow: those of the parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from relay_ops import linear, matmul, patch_embed, requantize, residual_add, shift_gelu
+from relay_ops import (
+    layer_norm,
+    linear,
+    matmul,
+    patch_embed,
+    requantize,
+    residual_add,
+    shift_gelu,
+)
 from relay_ops.operator import (
     Attributes,
     Lowering,
@@ -38,21 +48,33 @@ class Step:
     ----------
     operator : the part
     tensors : names of its tensors in the fused operator; empty: the previous step's result
-    fixed : attributes that fusion settles; the others keep their names in the fused operator
+    fixed : attributes that fusion settles; the others are the fused operator's too
+    renamed : their names there, where another step has the name already
     """
 
     operator: Operator
     tensors: tuple[str, ...]
     fixed: Attributes
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def attributes(self) -> dict[str, str]:
-        """Schema of the attributes that stay open."""
-        return {k: v for k, v in self.operator.attributes.items() if k not in self.fixed}
+        """Name in the fused operator -> name in the part, of the attributes that stay open."""
+        names = [name for name in self.operator.attributes if name not in self.fixed]
+        return {self.renamed.get(name, name): name for name in names}
 
 
 def _product(operator: Operator) -> Step:
     return Step(operator, operator.tensors, {})
+
+
+def _linear_of_previous() -> Step:
+    return Step(linear.OPERATOR, ("", "weight", "bias"), {})
+
+
+def _normalised() -> Step:
+    fixed = {"center": True, "dtype": "int8"}
+    return Step(layer_norm.OPERATOR, ("x", "gamma", "beta"), fixed, {"shift": "norm_shift"})
 
 
 def _requantized(**fixed: Any) -> Step:
@@ -76,6 +98,7 @@ def _lower(steps: Sequence[Step]) -> Callable[[LoweringContext], Lowering]:
 
         lowerings = {
             "linear": products.lower_linear,
+            "layer_norm": products.lower_norm_linear,
             "patch_embed": products.lower_patch_embed,
             "matmul": products.lower_matmul,
         }
@@ -93,7 +116,11 @@ def _lower(steps: Sequence[Step]) -> Callable[[LoweringContext], Lowering]:
 def _fused(name: str, *steps: Step) -> Operator:
     """Register the composition of ``steps`` as one operator."""
     tensors = tuple(t for step in steps for t in step.tensors if t)
-    attributes = {k: v for step in steps for k, v in step.attributes.items()}
+    attributes = {
+        name: step.operator.attributes[own]
+        for step in steps
+        for name, own in step.attributes.items()
+    }
 
     def infer(types: Mapping[str, TensorSpec], values: Attributes) -> TensorSpec:
         spec = types[tensors[0]]
@@ -124,19 +151,26 @@ def _fused(name: str, *steps: Step) -> Operator:
             reference=compose("reference"),
             forward=compose("forward"),
             lower=_lower(steps),
-            space=steps[0].operator.space,
+            space=next(s for s in steps if s.operator is not layer_norm.OPERATOR).operator.space,
         )
     )
 
 
 def _attributes(step: Step, values: Attributes) -> dict[str, Any]:
-    return {**step.fixed, **{k: values[k] for k in step.attributes}}
+    return {**step.fixed, **{own: values[name] for name, own in step.attributes.items()}}
 
 
 STEPS: dict[str, Sequence[Step]] = {
     "linear_requantize": (_product(linear.OPERATOR), _requantized()),
     "linear_gelu": (_product(linear.OPERATOR), _requantized(dtype="int8"), _gelu()),
     "linear_residual": (_product(linear.OPERATOR), _requantized(dtype="int16"), _residual()),
+    "norm_linear_requantize": (_normalised(), _linear_of_previous(), _requantized(dtype="int8")),
+    "norm_linear_gelu": (
+        _normalised(),
+        _linear_of_previous(),
+        _requantized(dtype="int8"),
+        _gelu(),
+    ),
     "patch_embed_residual": (
         _product(patch_embed.OPERATOR),
         _requantized(dtype="int16"),

@@ -20,8 +20,8 @@ from iseg_tvm.kernels.packing import PanelLayout, round_up
 from iseg_tvm.kernels.tiles import emit_tiles, load_vector, store_vector
 from iseg_tvm.kernels.vector import Buffer, Expr, T, cast, flat, load, scratch, store
 
-PackRow = Callable[[Buffer, Expr, Expr], None]
-"""(destination, row inside the block, row of the matrix): packs one left row."""
+PackRows = Callable[[Buffer, Expr, Expr], None]
+"""(destination, first row of the matrix, number of rows): packs the left rows of a block."""
 
 LEFT_BLOCK_BYTES = 192 * 1024
 """Packed left rows of a block stay in L2 beside the panel in use."""
@@ -74,7 +74,7 @@ def default_tasks(isa: Isa, rows: int, inner: int) -> int:
 
 
 def emit_gemm(
-    gemm: Gemm, pack_row: PackRow, right: Buffer,
+    gemm: Gemm, pack_rows: PackRows, right: Buffer,
     constants: Sequence[Buffer], skip: Buffer | None, table: Buffer | None, out: Buffer,
 ) -> None:  # fmt: skip
     """Emit the parallel loop over row blocks."""
@@ -87,8 +87,7 @@ def emit_gemm(
         first = T.Bind(block * gemm.tiles // gemm.tasks * isa.rows)
         end = T.min(gemm.rows, (block + 1) * gemm.tiles // gemm.tasks * isa.rows)
         present = T.Bind(end - first)
-        with T.serial(0, present) as row:
-            pack_row(packed, row, first + row)
+        pack_rows(packed, first, present)
 
         def tile(row: Expr, rows: int, panel: Expr, width: int, real: int) -> None:
             _emit_tile(

@@ -19,6 +19,7 @@ from iseg_tvm.kernels.tiles import load_vector, store_vector
 from iseg_tvm.kernels.vector import (
     Buffer,
     Expr,
+    Parameter,
     PrimFunc,
     T,
     cast,
@@ -70,7 +71,7 @@ class LayerNorm:
         return round_up(self.width, self.lanes)
 
     @property
-    def parameters(self) -> list[tuple[str, tuple[int, ...], str]]:
+    def parameters(self) -> list[Parameter]:
         """Constants of the kernel, as :func:`pack_constants` makes them."""
         return [
             ("gamma", (self.padded_width,), "int16"),

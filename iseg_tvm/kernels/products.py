@@ -1,107 +1,46 @@
 """Products as operators: linear layers, patch embedding, products of two activations.
 
-Each builder supplies the way its left rows are read to the GEMM generator (:mod:`gemm`) and, for
-two activations, packs the right operand first.
+A left operand (:mod:`left_operands`) and an epilogue (:mod:`epilogue`) around the GEMM generator
+(:mod:`gemm`). For two activations the right operand is packed first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
 
+from iseg_tvm.kernels import left_operands
 from iseg_tvm.kernels.epilogue import Epilogue
-from iseg_tvm.kernels.gemm import Gemm, PackRow, default_tasks, emit_gemm
+from iseg_tvm.kernels.gemm import Gemm, default_tasks, emit_gemm
+from iseg_tvm.kernels.layer_norm import LayerNorm, pack_constants
+from iseg_tvm.kernels.left_operands import LeftOperand
 from iseg_tvm.kernels.packing import (
-    emit_pack_left_row,
     emit_pack_right,
     emit_right_sums,
-    left_value,
     offset_correction,
     pack_weight,
 )
-from iseg_tvm.kernels.vector import (
-    Buffer,
-    Expr,
-    PrimFunc,
-    T,
-    cast,
-    flat,
-    kernel,
-    scratch,
-    splat,
-    store,
-)
+from iseg_tvm.kernels.vector import Buffer, Parameter, PrimFunc, T, flat, kernel, scratch, store
 from relay_ops.operator import Lowering, LoweringContext, Space
 
-Parameter = tuple[str, tuple[int, ...], str]
-"""(name, shape, dtype) of a kernel's buffer."""
 
-
-def _matrix_rows(gemm: Gemm, matrix: Buffer) -> PackRow:
-    """Left rows that are the rows of an int8 matrix."""
-    source = flat(matrix, "int8", gemm.rows * gemm.inner)
-
-    def pack_row(destination: Buffer, row: Expr, source_row: Expr) -> None:
-        start, depth = source_row * gemm.inner, gemm.layout.depth
-        emit_pack_left_row(gemm.isa, destination, row, depth, source, start, gemm.inner)
-
-    return pack_row
-
-
-def _build_with_weight(
-    gemm: Gemm, name: str, left: Parameter, rows_of: Callable[[Buffer], PackRow]
-) -> PrimFunc:
-    """``(left, packed weight, constants..., [table | skip], out)``."""
+def build_linear(gemm: Gemm, name: str, left: LeftOperand) -> PrimFunc:
+    """``(left..., packed weight, constants..., [table | skip], out)``."""
     columns = gemm.layout.padded_columns
     parameters = [
-        left,
+        *left.parameters,
         ("weight", (gemm.layout.size,), "int8"),
         *((n, (columns,), d) for n, d in gemm.epilogue.constants),
         *_extra_parameters(gemm),
         ("out", (gemm.rows, gemm.columns), gemm.epilogue.dtype),
     ]
     with kernel(name, parameters) as (builder, buffers):
-        pack_row = rows_of(buffers[0])
-        constants, table, skip, out = _unpack(gemm, buffers[2:])
-        emit_gemm(gemm, pack_row, buffers[1], constants, skip, table, out)
+        count = len(left.parameters)
+        pack_rows = left.rows(buffers[:count])
+        constants, table, skip, out = _unpack(gemm, buffers[count + 1 :])
+        emit_gemm(gemm, pack_rows, buffers[count], constants, skip, table, out)
     return builder.get()
-
-
-def build_linear(gemm: Gemm, name: str) -> PrimFunc:
-    """``(x, packed weight, constants..., [table | skip], out)``."""
-    left = ("x", (gemm.rows, gemm.inner), "int8")
-    return _build_with_weight(gemm, name, left, partial(_matrix_rows, gemm))
-
-
-def build_patch_embed(
-    gemm: Gemm, name: str, height: int, width: int, patch: int, pad: Sequence[int]
-) -> PrimFunc:
-    """``(image, packed weight, constants..., [skip], out)``; no im2col copy of the image."""
-    isa, grid_width = gemm.isa, -(-width // patch)
-
-    def patch_rows(buffer: Buffer) -> PackRow:
-        image = flat(buffer, "uint8", height * width * 3)
-
-        def pack_row(destination: Buffer, row: Expr, source_row: Expr) -> None:
-            depth = gemm.layout.depth
-            top = (source_row // grid_width) * patch
-            left = (source_row % grid_width) * patch
-            with T.serial(0, patch) as dy, T.serial(0, patch) as dx:
-                for c in range(3):
-                    inside = T.And(top + dy < height, left + dx < width)
-                    pixel = image[((top + dy) * width + left + dx) * 3 + c]
-                    value = T.if_then_else(inside, pixel, T.uint8(int(pad[c])))
-                    signed = cast(value ^ T.uint8(128), "int8", 1)
-                    index = row * depth + (dy * patch + dx) * 3 + c
-                    store(destination, index, left_value(signed, isa, 1), 1)
-            for k in range(gemm.inner, depth):
-                store(destination, row * depth + k, splat(0, isa.a_dtype, 1), 1)
-
-        return pack_row
-
-    return _build_with_weight(gemm, name, ("image", (height, width, 3), "uint8"), patch_rows)
 
 
 def build_matmul(gemm: Gemm, name: str) -> PrimFunc:
@@ -117,7 +56,7 @@ def build_matmul(gemm: Gemm, name: str) -> PrimFunc:
         ("out", (gemm.rows, gemm.columns), epilogue.dtype),
     ]
     with kernel(name, parameters) as (builder, buffers):
-        pack_row = _matrix_rows(gemm, buffers[0])
+        pack_rows = left_operands.matrix(gemm).rows(buffers[:1])
         b = flat(buffers[1], "int8", gemm.columns * gemm.inner)
         out = flat(buffers[-1], epilogue.dtype, gemm.rows * gemm.columns)
         packed, bias = scratch(layout.size, "int8"), scratch(layout.padded_columns, "int32")
@@ -128,7 +67,7 @@ def build_matmul(gemm: Gemm, name: str) -> PrimFunc:
                 store(bias, n, bias[n] + buffers[2][n], 1)
 
         constants = [bias, *buffers[3:-1]]
-        emit_gemm(gemm, pack_row, packed, constants, None, None, out)
+        emit_gemm(gemm, pack_rows, packed, constants, None, None, out)
     return builder.get()
 
 
@@ -183,27 +122,43 @@ def _weight_arguments(context: LoweringContext, gemm: Gemm) -> list[np.ndarray]:
     return [pack_weight(weight, gemm.layout), *constants]
 
 
+def _lower_with_weight(
+    context: LoweringContext, gemm: Gemm, name: str, left: LeftOperand,
+    left_arguments: Sequence[str | np.ndarray],
+) -> Lowering:  # fmt: skip
+    arguments = [*left_arguments, *_weight_arguments(context, gemm)]
+    arguments += [parameter for parameter, _, _ in _extra_parameters(gemm)]
+    return Lowering(build_linear(gemm, name, left), arguments, context.result)
+
+
 def lower_linear(context: LoweringContext, epilogue: Epilogue | None = None) -> Lowering:
     """Linear layer with an optional fused epilogue; tensors named as in ``relay_ops``."""
-    epilogue = epilogue or Epilogue("int32")
     rows, inner = context.types["x"].shape
-    gemm = _gemm_of(context, rows, inner, epilogue)
-    arguments: list[str | np.ndarray] = ["x", *_weight_arguments(context, gemm)]
-    arguments += [name for name, _, _ in _extra_parameters(gemm)]
-    return Lowering(build_linear(gemm, "linear"), arguments, context.result)
+    gemm = _gemm_of(context, rows, inner, epilogue or Epilogue("int32"))
+    return _lower_with_weight(context, gemm, "linear", left_operands.matrix(gemm), ["x"])
+
+
+def lower_norm_linear(context: LoweringContext, epilogue: Epilogue | None = None) -> Lowering:
+    """Linear layer on the LayerNorm of its rows, which is written straight into packed form."""
+    rows, inner = context.types["x"].shape
+    gemm = _gemm_of(context, rows, inner, epilogue or Epilogue("int32"))
+    norm = LayerNorm(gemm.isa, rows, inner, True, "int8", rows)
+    constants = pack_constants(
+        norm, context.constant("gamma"), context.constant("beta"),
+        int(context.attributes["eps"]), int(context.attributes["norm_shift"]),
+    )  # fmt: skip
+    left = left_operands.layer_norm(gemm, norm)
+    return _lower_with_weight(context, gemm, "norm_linear", left, ["x", *constants])
 
 
 def lower_patch_embed(context: LoweringContext, epilogue: Epilogue | None = None) -> Lowering:
     """Patch embedding with an optional fused epilogue."""
-    epilogue = epilogue or Epilogue("int32")
-    height, width, _ = context.types["image"].shape
     patch = int(context.attributes["patch"])
-    gemm = _gemm_of(context, context.result.shape[0], patch * patch * 3, epilogue)
     pad = [int(p) for p in context.attributes["pad"]]
-    function = build_patch_embed(gemm, "patch_embed", height, width, patch, pad)
-    arguments: list[str | np.ndarray] = ["image", *_weight_arguments(context, gemm)]
-    arguments += [name for name, _, _ in _extra_parameters(gemm)]
-    return Lowering(function, arguments, context.result)
+    rows = context.result.shape[0]
+    gemm = _gemm_of(context, rows, patch * patch * 3, epilogue or Epilogue("int32"))
+    left = left_operands.patches(gemm, context.types["image"].shape, patch, pad)
+    return _lower_with_weight(context, gemm, "patch_embed", left, ["image"])
 
 
 def lower_matmul(context: LoweringContext, epilogue: Epilogue | None = None) -> Lowering:

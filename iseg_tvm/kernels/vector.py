@@ -17,6 +17,8 @@ from tvm.tirx import PrimFunc
 
 Expr = Any
 Buffer = Any
+Parameter = tuple[str, tuple[int, ...], str]
+"""(name, shape, dtype) of a kernel's buffer."""
 
 __all__ = ["Buffer", "Expr", "IRBuilder", "PrimFunc", "T"]
 
@@ -112,7 +114,7 @@ def when(condition: Expr) -> Iterator[None]:
 
 
 @contextmanager
-def kernel(name: str, parameters: Sequence[tuple[str, tuple[int, ...], str]]) -> Iterator[Any]:
+def kernel(name: str, parameters: Sequence[Parameter]) -> Iterator[Any]:
     """Open a PrimFunc; yields (builder, buffers in order of ``parameters``).
 
     Call ``builder.get()`` after the block for the finished function.

@@ -66,7 +66,7 @@ def _match(
         given = graph_ops.attributes_of(value)
         if any(given[name] != wanted for name, wanted in step.fixed.items()):
             return None
-        attributes |= {name: given[name] for name in step.attributes}
+        attributes |= {name: given[own] for name, own in step.attributes.items()}
         for name, argument in zip(step.tensors, value.args, strict=True):
             if name:
                 tensors[name] = argument

@@ -134,7 +134,7 @@ def test_debug_dump_is_readable(bundled: tuple) -> None:
         "encoder_blocks_0_norm2_layer_norm, encoder__blocks__0__fc1__weight, "
         "encoder__blocks__0__fc1__bias)"
     ) in graph
-    assert "R.iseg.linear_gelu(" in texts["01_fuse_epilogue.py"]
+    assert "R.iseg.norm_linear_gelu(" in texts["01_fuse_epilogue.py"]
     assert "R.iseg." not in texts["02_lower_operators.py"]
     assert len(texts) == 14
 

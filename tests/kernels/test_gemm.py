@@ -83,6 +83,30 @@ def test_patch_embed(isa: Isa, target: str, height: int, width: int, patch: int)
 
 
 @every_isa
+@pytest.mark.parametrize(
+    ("operator", "attributes"),
+    [
+        ("norm_linear_requantize", {"post_shift": 7}),
+        ("norm_linear_gelu", {"post_shift": 2}),
+    ],
+)
+@pytest.mark.parametrize(("rows", "inner"), [(23, 40), (70, 96)])
+def test_norm_on_the_way(
+    isa: Isa, target: str, rows: int, inner: int, operator: str, attributes: dict[str, object]
+) -> None:
+    constants = {
+        **layer(rows, inner, 45),
+        "gamma": integers(11, "int16", inner, low=-32767),
+        "beta": integers(12, "int32", inner, low=-(2**22), high=2**22),
+    }
+    given = [
+        {**constants, "x": filled(pattern, "int16", rows, inner)}
+        for pattern in ("random", "lowest", "highest", "zeros", "one_hot", "alternating")
+    ]
+    compare(operator, isa, target, given, eps=5, norm_shift=20, **attributes)
+
+
+@every_isa
 def test_matmul(isa: Isa, target: str) -> None:
     tensors = {
         "multiplier": multipliers(4, 19),

@@ -22,13 +22,25 @@ TENSORS = {
     "shift": integers(8, "int8", COLUMNS, low=0, high=9),
     "table": integers(9, "int8", 256),
     "skip": integers(10, "int16", ROWS, COLUMNS),
+    "gamma": integers(11, "int16", INNER, low=-32767),
+    "beta": integers(12, "int32", INNER, low=-(2**20), high=2**20),
 }
-ATTRIBUTES = {"post_shift": 3, "dtype": "int8", "skip_shift": 2, "patch": 2, "pad": [9, 128, 255]}
+ATTRIBUTES = {
+    "post_shift": 3, "dtype": "int8", "skip_shift": 2, "patch": 2, "pad": [9, 128, 255],
+    "eps": 77, "norm_shift": 20,
+}  # fmt: skip
+
+
+def tensors_of(name: str) -> dict[str, np.ndarray]:
+    """A chain that starts with a LayerNorm takes an int16 x."""
+    if "gamma" not in OPERATORS[name].tensors:
+        return TENSORS
+    return {**TENSORS, "x": integers(13, "int16", ROWS, INNER)}
 
 
 def arguments(name: str) -> tuple[list[np.ndarray], dict[str, object]]:
-    operator = OPERATORS[name]
-    return [TENSORS[t] for t in operator.tensors], {a: ATTRIBUTES[a] for a in operator.attributes}
+    operator, tensors = OPERATORS[name], tensors_of(name)
+    return [tensors[t] for t in operator.tensors], {a: ATTRIBUTES[a] for a in operator.attributes}
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -36,11 +48,9 @@ def test_equals_its_parts(name: str) -> None:
     tensors, attributes = arguments(name)
     value = None
     for step in STEPS[name]:
-        parts = [TENSORS[t] if t else value for t in step.tensors]
-        known = {**attributes, **step.fixed}
-        value = agree(
-            step.operator.name, *parts, **{a: known[a] for a in step.operator.attributes}
-        )
+        parts = [tensors_of(name)[t] if t else value for t in step.tensors]
+        known = {own: attributes[given] for given, own in step.attributes.items()}
+        value = agree(step.operator.name, *parts, **known, **step.fixed)
     np.testing.assert_array_equal(agree(name, *tensors, **attributes), value)
 
 

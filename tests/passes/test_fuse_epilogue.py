@@ -34,6 +34,14 @@ class Graph:
         weight = relax.const(np.ones((WIDTH, WIDTH), np.int8))
         return self.op("linear", x, weight, relax.const(np.zeros(WIDTH, np.int32)))
 
+    def norm(self, x: Any) -> Any:
+        """A LayerNorm."""
+        gamma = relax.const(np.full(WIDTH, 2**14, np.int16))
+        beta = relax.const(np.zeros(WIDTH, np.int32))
+        return self.op(
+            "layer_norm", x, gamma, beta, eps=1, shift=20, center=True, dtype="int8"
+        )
+
     def requantize(self, acc: Any, dtype: str) -> Any:
         """Its requantization."""
         multiplier = relax.const(np.full(WIDTH, 2**14, np.int16))
@@ -68,6 +76,14 @@ def fused(make: Any) -> list[str]:
         (lambda g: g.requantize(g.linear(g.x), "int8"), "linear_requantize"),
         (lambda g: g.gelu(g.requantize(g.linear(g.x), "int8")), "linear_gelu"),
         (lambda g: g.residual(g.skip, g.requantize(g.linear(g.x), "int16")), "linear_residual"),
+        (
+            lambda g: g.requantize(g.linear(g.norm(g.skip)), "int8"),
+            "norm_linear_requantize",
+        ),
+        (
+            lambda g: g.gelu(g.requantize(g.linear(g.norm(g.skip)), "int8")),
+            "norm_linear_gelu",
+        ),
         (lambda g: g.requantize(g.op("matmul", g.x, g.y), "int16"), "matmul_requantize"),
     ],
 )
@@ -104,6 +120,15 @@ def test_accumulator_with_two_readers_stays() -> None:
         return g.residual(g.requantize(acc, "int16"), g.requantize(acc, "int16"))
 
     assert fused(make) == ["linear", "requantize", "requantize", "residual_add"]
+
+
+def test_norm_with_two_readers_stays() -> None:
+    def make(g: Graph) -> Any:
+        x = g.norm(g.skip)
+        left = g.requantize(g.linear(x), "int16")
+        return g.residual(g.requantize(g.linear(x), "int16"), left)
+
+    assert fused(make) == ["layer_norm", "linear_requantize", "linear_residual"]
 
 
 def test_nothing_to_fuse() -> None:

@@ -52,7 +52,7 @@ def test_whole_model_is_lowered() -> None:
     call_tir = tvm.ir.Op.get("relax.call_tir")
     assert all(b.value.op == call_tir for b in bindings(module["main"]))
     symbols = [str(g.name_hint) for g in module.get_global_vars()]
-    assert "linear_gelu_17x96x24" in symbols
+    assert "norm_linear_gelu_17x96x24" in symbols
     assert called_kernels(module) == ()  # call_tir hides them until CallTIRRewrite
 
 

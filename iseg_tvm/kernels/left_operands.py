@@ -1,0 +1,122 @@
+"""Left operands of products: how a block of rows gets into packed form.
+
+Matrix rows, rows normalised on the way (LayerNorm), patches of an image. Each names the kernel
+parameters that it reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from iseg_tvm.kernels.gemm import Gemm, PackRows
+from iseg_tvm.kernels.layer_norm import LayerNorm, LayerNormRows, emit_layer_norm
+from iseg_tvm.kernels.packing import emit_pack_left_row, left_value
+from iseg_tvm.kernels.tiles import store_vector
+from iseg_tvm.kernels.vector import (
+    Buffer,
+    Expr,
+    Parameter,
+    T,
+    cast,
+    flat,
+    load,
+    spans,
+    splat,
+    store,
+    when,
+)
+
+
+@dataclass(frozen=True)
+class LeftOperand:
+    """Kernel parameters of a left operand, and what packs its rows from their buffers."""
+
+    parameters: Sequence[Parameter]
+    rows: Callable[[Sequence[Buffer]], PackRows]
+
+
+def matrix(gemm: Gemm) -> LeftOperand:
+    """Rows of an int8 matrix ``x``."""
+
+    def rows(buffers: Sequence[Buffer]) -> PackRows:
+        source = flat(buffers[0], "int8", gemm.rows * gemm.inner)
+
+        def pack(destination: Buffer, first: Expr, present: Expr) -> None:
+            with T.serial(0, present) as row:
+                start, depth = (first + row) * gemm.inner, gemm.layout.depth
+                emit_pack_left_row(gemm.isa, destination, row, depth, source, start, gemm.inner)
+
+        return pack
+
+    return LeftOperand([("x", (gemm.rows, gemm.inner), "int8")], rows)
+
+
+def layer_norm(gemm: Gemm, norm: LayerNorm) -> LeftOperand:
+    """LayerNorm of the rows of an int16 matrix ``x``; its result exists in packed form only."""
+    isa, depth = gemm.isa, gemm.layout.depth
+
+    def rows(buffers: Sequence[Buffer]) -> PackRows:
+        source = flat(buffers[0], "int16", gemm.rows * gemm.inner)
+        normalised = LayerNormRows(norm, source, *buffers[1:])
+
+        def pack(destination: Buffer, first: Expr, present: Expr) -> None:
+            def sink(row: Expr, column: Expr, value: Expr, lanes: int, valid: int) -> None:
+                index = (row - first) * depth + column
+                packed = left_value(value, isa, lanes)
+                store_vector(destination, index, packed, isa.a_dtype, lanes, valid)
+
+            emit_layer_norm(normalised, first, present, sink)
+
+        return pack
+
+    return LeftOperand([("x", (gemm.rows, gemm.inner), "int16"), *norm.parameters], rows)
+
+
+def patches(gemm: Gemm, image: Sequence[int], patch: int, pad: Sequence[int]) -> LeftOperand:
+    """Patches of a uint8 ``image`` (H, W, 3), without an im2col copy of it."""
+    height, width = image[:2]
+    isa, depth, line = gemm.isa, gemm.layout.depth, 3 * patch
+    grid_width = -(-width // patch)
+
+    def value(pixels: Expr, lanes: int) -> Expr:
+        signed = cast(pixels ^ splat(128, "uint8", lanes), "int8", lanes)
+        return left_value(signed, isa, lanes)
+
+    def rows(buffers: Sequence[Buffer]) -> PackRows:
+        pixels = flat(buffers[0], "uint8", height * width * 3)
+
+        def whole_line(destination: Buffer, index: Expr, source: Expr) -> None:
+            lanes = 16
+            full, tail = spans(line, lanes)
+            for start in range(0, full * lanes, lanes):
+                chunk = load(pixels, source + start, lanes)
+                store(destination, index + start, value(chunk, lanes), lanes)
+            for k in range(tail, line):
+                store(destination, index + k, value(pixels[source + k], 1), 1)
+
+        def padded_line(destination: Buffer, index: Expr, y: Expr, left: Expr) -> None:
+            with T.serial(0, patch) as dx:
+                for c in range(3):
+                    inside = T.And(y < height, left + dx < width)
+                    pixel = pixels[(y * width + left + dx) * 3 + c]
+                    either = T.if_then_else(inside, pixel, T.uint8(int(pad[c])))
+                    store(destination, index + dx * 3 + c, value(either, 1), 1)
+
+        def pack(destination: Buffer, first: Expr, present: Expr) -> None:
+            with T.serial(0, present) as row:
+                top = T.Bind((first + row) // grid_width * patch)
+                left = T.Bind((first + row) % grid_width * patch)
+                with T.serial(0, patch) as dy:
+                    y, index = T.Bind(top + dy), T.Bind(row * depth + dy * line)
+                    whole = T.And(y < height, left + patch <= width)
+                    with when(whole):
+                        whole_line(destination, index, (y * width + left) * 3)
+                    with when(T.Not(whole)):
+                        padded_line(destination, index, y, left)
+                for k in range(gemm.inner, depth):
+                    store(destination, row * depth + k, splat(0, isa.a_dtype, 1), 1)
+
+        return pack
+
+    return LeftOperand([("image", tuple(image), "uint8")], rows)
