@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm import relax
 
@@ -25,6 +26,8 @@ from iseg_tvm.palettes import palette_for
 from iseg_tvm.passes.check_integer_only import check_llvm_integer_only
 from iseg_tvm.passes.lower_operators import FindSchedule, default_schedules
 from iseg_tvm.passes.pipeline import LoweredModel, dump, lower_model
+from iseg_tvm.reference_model import run_reference
+from iseg_tvm.sample import Sample
 from iseg_tvm.schedules import load_schedules
 from iseg_tvm.targets import TargetSpec, check_llvm_knows
 
@@ -111,6 +114,7 @@ def compile_bundle(
     debug_dump: Path | None = None,
     progress: Progress | None = None,
     schedules: FindSchedule | None = None,
+    sample_image: np.ndarray | None = None,
 ) -> Bundle:
     """Compile ``model`` and write its bundle; after an error nothing is left.
 
@@ -123,6 +127,7 @@ def compile_bundle(
     debug_dump : folder that receives the module's text after each phase
     progress : told of each stage
     schedules : gives the blocking of each kernel; the project's tuning logs if left out
+    sample_image : uint8 (H, W, 3), put into the bundle with its class map by the NumPy reference
 
     Raises
     ------
@@ -132,6 +137,7 @@ def compile_bundle(
     link_command(target)  # a missing linker is found before minutes of work
     if image_size is not None:
         model = model.with_input_size(*image_size)
+    report = progress or (lambda stage, done, total: None)
     built = build_library(
         model,
         target,
@@ -140,14 +146,17 @@ def compile_bundle(
         schedules=load_schedules(target) if schedules is None else schedules,
     )
     manifest = _manifest(model, target, built.lowered)
-    if progress is not None:
-        progress("linking", 0, 1)
+    sample = None
+    if sample_image is not None:
+        report("computing the expected output", 0, 1)
+        sample = Sample(sample_image, run_reference(model, sample_image))
+        report("computing the expected output", 1, 1)
+    report("linking", 0, 1)
     with tempfile.TemporaryDirectory(prefix="iseg-") as folder:
         library = Path(folder) / "model.so"
         export_library(built.executable, target, library)
-        bundle = write_bundle(directory, library, manifest)
-    if progress is not None:
-        progress("linking", 1, 1)
+        bundle = write_bundle(directory, library, manifest, sample)
+    report("linking", 1, 1)
     return bundle
 
 
@@ -166,6 +175,7 @@ def _manifest(model: QuantizedModel, target: TargetSpec, lowered: LoweredModel) 
         input=TensorInfo((height, width, 3), "uint8"),
         output=TensorInfo((height, width), "uint8"),
         git_commit=git_commit(),
+        llvm_version=str(tvm.target.codegen.llvm_version_major()),
         peak_activation_bytes=lowered.peak_activation_bytes,
         kernels=lowered.kernels,
     )

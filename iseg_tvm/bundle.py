@@ -16,11 +16,13 @@ from typing import Any
 from iseg_tvm.errors import IsegError
 from iseg_tvm.files import atomic_dir, sha256_file
 from iseg_tvm.host_cpu import HostCpu, check_host
+from iseg_tvm.sample import EXPECTED_NAME, SAMPLE_NAME, Sample, read_sample
 from iseg_tvm.targets import TargetSpec
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 LIBRARY_NAME = "model.so"
+_CONTENTS = ({LIBRARY_NAME}, {LIBRARY_NAME, SAMPLE_NAME, EXPECTED_NAME})
 
 _RECOMPILE = "compile the model again: iseg-tvm compile"
 
@@ -63,6 +65,8 @@ class Manifest:
         Image, uint8 (H, W, 3), and class map, uint8 (H, W).
     git_commit : str or None
         Commit of iseg-tvm, if it ran in a checkout.
+    llvm_version : str or None
+        LLVM that generated the code, in bundles since it is noted.
     peak_activation_bytes : int or None
         Largest amount of activation memory alive at once, if the build planned it.
     kernels : tuple of str
@@ -81,6 +85,7 @@ class Manifest:
     input: TensorInfo
     output: TensorInfo
     git_commit: str | None = None
+    llvm_version: str | None = None
     peak_activation_bytes: int | None = None
     kernels: tuple[str, ...] = ()
     files: Mapping[str, FileInfo] = field(default_factory=dict)
@@ -153,6 +158,22 @@ class Bundle:
         """The shared library."""
         return self.path / LIBRARY_NAME
 
+    def sample(self) -> Sample | None:
+        """Read the bundle's picture and expected class map, if it has them.
+
+        Raises
+        ------
+        IsegError
+            They are not of the manifest's size.
+        """
+        if SAMPLE_NAME not in self.manifest.files:
+            return None
+        sample = read_sample(self.path)
+        shapes = sample.image.shape, sample.class_map.shape
+        if shapes != (self.manifest.input.shape, self.manifest.output.shape):
+            raise IsegError(f"the sample of {self.path} has another size than its model")
+        return sample
+
 
 class _Probe(Exception):
     """Ends a trial write."""
@@ -171,7 +192,10 @@ def check_output(directory: str | os.PathLike[str]) -> None:
 
 
 def write_bundle(
-    directory: str | os.PathLike[str], library: str | os.PathLike[str], manifest: Manifest
+    directory: str | os.PathLike[str],
+    library: str | os.PathLike[str],
+    manifest: Manifest,
+    sample: Sample | None = None,
 ) -> Bundle:
     """Write a bundle folder, complete or not at all; an older bundle there is replaced.
 
@@ -183,6 +207,8 @@ def write_bundle(
         The compiled shared library, copied in.
     manifest : Manifest
         Its `files` are ignored and filled in.
+    sample : Sample, optional
+        A picture and its class map, for checks of the bits on any machine.
 
     Raises
     ------
@@ -195,7 +221,10 @@ def write_bundle(
     with atomic_dir(directory, marker=MANIFEST_NAME) as folder:
         copy = folder / LIBRARY_NAME
         shutil.copyfile(library, copy)
-        files = {LIBRARY_NAME: {"sha256": sha256_file(copy), "bytes": copy.stat().st_size}}
+        paths = [copy, *(sample.write(folder) if sample is not None else ())]
+        files = {
+            path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in paths
+        }
         text = json.dumps(manifest.to_dict() | {"files": files}, indent=2, ensure_ascii=False)
         (folder / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
     return read_bundle(directory, runnable=False)
@@ -222,8 +251,11 @@ def read_bundle(
     """
     folder = Path(directory)
     manifest = _read_manifest(folder)
-    if set(manifest.files) != {LIBRARY_NAME}:
-        raise IsegError(f"{folder / MANIFEST_NAME} does not list {LIBRARY_NAME} alone", _RECOMPILE)
+    if set(manifest.files) not in _CONTENTS:
+        raise IsegError(
+            f"{folder / MANIFEST_NAME} lists other files than {LIBRARY_NAME} and its sample",
+            _RECOMPILE,
+        )
     if runnable:
         target = manifest.target
         check_host(target.arch, target.features, what=f"the bundle {folder}", host=host)

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from iseg_tvm.bundle import Manifest, TensorInfo, write_bundle
+from iseg_tvm.sample import Sample
 from iseg_tvm.targets import TargetSpec, load_target
 
 TOY_SIZE = (8, 6)  # height, width
@@ -51,3 +53,13 @@ def toy_bundle(toy_library: Path, tmp_path: Path) -> Path:
     """A bundle folder with the toy model, to run or to damage."""
     write_bundle(tmp_path / "bundle", toy_library, toy_manifest(load_target("native")))
     return tmp_path / "bundle"
+
+
+@pytest.fixture
+def toy_bundle_with_sample(toy_library: Path, tmp_path: Path) -> Path:
+    """A bundle folder with the toy model, a picture and its class map."""
+    image = np.random.default_rng(0).integers(0, 4, (*TOY_SIZE, 3), dtype=np.uint8)
+    sample = Sample(image, np.minimum(image.max(axis=2), 2))
+    folder = tmp_path / "bundle_with_sample"
+    write_bundle(folder, toy_library, toy_manifest(load_target("native")), sample)
+    return folder

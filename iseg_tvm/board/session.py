@@ -10,16 +10,23 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from iseg_tvm.board.identity import read_identity
+from iseg_tvm.board.runner import LocalRunner
+from iseg_tvm.board.sensors import read_sensors
+from iseg_tvm.bundle import read_bundle
 from iseg_tvm.errors import IsegError
 from iseg_tvm.runtime import tvm_runtime
 
 PREFIX = "iseg_tvm.board."
 WORK_PATH = "tvm.rpc.server.workpath"
 LOAD_MODULE = "tvm.rpc.server.load_module"
+BUNDLE_FOLDER = "bundle"
 
 
 def load_runtime() -> None:
@@ -62,6 +69,27 @@ def register(folder: Path) -> None:
     ffi.register_global_func(WORK_PATH, work_path, override=True)
     ffi.register_global_func(LOAD_MODULE, load_module, override=True)
     _offer("identity", lambda: read_identity().to_dict())
+    _offer("sensors", lambda: read_sensors().to_dict())
+    _offer_bundle(folder / BUNDLE_FOLDER)
+
+
+def _offer_bundle(folder: Path) -> None:
+    """Register what is done with an uploaded bundle: open it first."""
+    opened: list[LocalRunner] = []
+
+    def open_bundle(num_threads: int) -> int:
+        opened[:] = [LocalRunner(read_bundle(folder), num_threads or None)]
+        return opened[0].threads
+
+    def run(image: bytes) -> bytes:
+        shape = opened[0].manifest.input.shape
+        return opened[0].run(np.frombuffer(image, np.uint8).reshape(shape)).tobytes()
+
+    _offer("open_bundle", open_bundle)
+    tvm_runtime().register_global_func(PREFIX + "run", run, override=True)
+    _offer("times", lambda repeats: opened[0].times(repeats))
+    _offer("trace", lambda: opened[0].trace())
+    _offer("profile", lambda repeats: [asdict(row) for row in opened[0].profile(repeats)])
 
 
 def _offer(name: str, function: Callable[..., Any]) -> None:

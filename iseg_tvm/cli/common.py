@@ -2,12 +2,19 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from iseg_tvm.board.runner import Runner
 
 Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
 
@@ -41,6 +48,107 @@ def add_image_size(parser: argparse.ArgumentParser, default: str) -> None:
         type=positive_int,
         metavar=("H", "W"),
         help=f"height and width in pixels, any size (default: {default})",
+    )
+
+
+def add_sample_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that choose the picture a bundle carries to check its bits by."""
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument(
+        "--sample",
+        type=Path,
+        metavar="PHOTO",
+        help="picture that the bundle carries, with its expected class map, for `bench` and boards "
+        "to check their bits by (default: a built-in test picture)",
+    )
+    choice.add_argument(
+        "--no-sample",
+        action="store_true",
+        help="carry none; saves one run of the NumPy reference, seconds to minutes",
+    )
+
+
+def read_sample_image(
+    args: argparse.Namespace, size: tuple[int, int]
+) -> "npt.NDArray[np.uint8] | None":
+    """Return the picture of `add_sample_arguments` in (height, width), or None."""
+    from iseg_tvm import images
+    from iseg_tvm.sample import built_in_picture
+
+    if args.no_sample:
+        return None
+    if args.sample is None:
+        return built_in_picture(*size)
+    return images.photo_to_array(images.load_photo(args.sample), size)
+
+
+def tracker_of_environment() -> str | None:
+    """Return the tracker that TVM's environment variables name."""
+    host, port = os.environ.get("TVM_TRACKER_HOST"), os.environ.get("TVM_TRACKER_PORT")
+    return f"{host}:{port}" if host and port else None
+
+
+def add_board_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that choose a board; without any it is this machine."""
+    group = parser.add_argument_group("board (default: this machine)")
+    place = group.add_mutually_exclusive_group()
+    place.add_argument(
+        "--tracker",
+        metavar="HOST:PORT",
+        nargs="?",
+        const=tracker_of_environment(),
+        help="tracker to ask for a board of --key; without a value that of the environment's "
+        "TVM_TRACKER_HOST and TVM_TRACKER_PORT",
+    )
+    place.add_argument("--rpc", metavar="HOST:PORT", help="a board's own rpc_server")
+    group.add_argument(
+        "--key",
+        default=os.environ.get("TVM_TRACKER_KEY"),
+        help="kind of board (default: the environment's TVM_TRACKER_KEY, else the key of the "
+        "bundle's target)",
+    )
+    group.add_argument(
+        "--any-cpu",
+        action="store_true",
+        help="also take a CPU that runs the code but is not the target's own",
+    )
+    group.add_argument(
+        "--timeout",
+        type=positive_int,
+        default=60,
+        metavar="S",
+        help="longest time for one run on the board, and to wait for one (default: %(default)s)",
+    )
+
+
+def open_runner(args: argparse.Namespace, stack: ExitStack) -> "Runner":
+    """Load ``--bundle`` where `add_board_arguments` says; `stack` closes the session.
+
+    Raises
+    ------
+    IsegError
+        No board, another board than the bundle's, or the bundle does not load.
+    """
+    from iseg_tvm.board.runner import LocalRunner
+    from iseg_tvm.bundle import read_bundle
+    from iseg_tvm.errors import IsegError
+    from iseg_tvm.network import parse_address
+
+    if args.tracker is None and args.rpc is None:
+        return LocalRunner(read_bundle(args.bundle), args.threads)
+    from iseg_tvm.remote.board import connect_direct, connect_tracker
+    from iseg_tvm.remote.runner import RemoteRunner
+
+    key = args.key or read_bundle(args.bundle, runnable=False).manifest.target.rpc_key
+    if key is None:
+        raise IsegError("the bundle's target has no key of its own", "add --key")
+    if args.tracker is not None:
+        board = connect_tracker(parse_address(args.tracker), key, wait_seconds=args.timeout)
+    else:
+        board = connect_direct(parse_address(args.rpc), key)
+    stack.enter_context(board)
+    return RemoteRunner(
+        board, args.bundle, args.threads, exact=not args.any_cpu, seconds=args.timeout
     )
 
 

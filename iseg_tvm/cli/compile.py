@@ -6,9 +6,11 @@ from pathlib import Path
 from iseg_tvm.cli.common import (
     add_common_arguments,
     add_image_size,
+    add_sample_arguments,
     log,
     print_generated,
     progress_bar,
+    read_sample_image,
 )
 
 SUMMARY = "compile an integer model into a bundle: a folder with one shared library"
@@ -42,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", required=True, type=Path, metavar="DIR", help="the bundle to write"
     )
+    add_sample_arguments(parser)
     parser.add_argument(
         "--debug-dump",
         type=Path,
@@ -83,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
             debug_dump=args.debug_dump,
             progress=progress,
             schedules=schedules,
+            sample_image=read_sample_image(args, (height, width)),
         )
     if not untuned:
         log(args, schedules.summary(target))

@@ -3,12 +3,15 @@
 import argparse
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iseg_tvm.cli.common import (
+    add_board_arguments,
     add_common_arguments,
     log,
+    open_runner,
     positive_int,
     print_generated,
     progress_bar,
@@ -28,6 +31,8 @@ The float model as the official evaluation does it, then both models by the same
       --resume state.json -o result.json
 Your own pictures (images/) and index PNGs of the same names (masks/), each in one piece:
   iseg-tvm evaluate --bundle bundle/ --dataset folder --root mine/ --whole-image
+The same on a board, over RPC:
+  iseg-tvm evaluate --bundle bundle-rpi4/ --tracker 127.0.0.1:9190 --dataset folder --root mine/
 
 protocols, where sliding windows overlap:
   average    the official one: mean score, resized bilinearly; float checkpoints only
@@ -119,6 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=positive_int, metavar="N", help="CPU threads (default: the library's)"
     )
+    add_board_arguments(parser)
     parser.add_argument(
         "--resume",
         type=Path,
@@ -137,6 +143,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; return the exit status."""
+    with ExitStack() as stack:
+        return _evaluate(args, stack)
+
+
+def _evaluate(args: argparse.Namespace, stack: ExitStack) -> int:
+    """Evaluate; `stack` closes the session with a board."""
     from iseg_tvm.errors import IsegError
     from iseg_tvm.evaluation.datasets import check_request, open_dataset
     from iseg_tvm.evaluation.engines import KINDS, open_engine
@@ -162,12 +174,16 @@ def run(args: argparse.Namespace) -> int:
         raise IsegError("--protocol average upsamples bilinearly", "add --protocol ownership")
     log(args, f"Loading {path}")
     window = tuple(args.window) if args.window else None
+    remote = args.tracker is not None or args.rpc is not None
+    if remote and kind != "bundle":
+        raise IsegError(f"a {kind} runs on this machine only", "compile it, and add --bundle")
     engine = open_engine(
         kind,
         path,
         window=window,
         threads=args.threads,
         upsampling=args.upsampling or "bilinear",
+        runner=open_runner(args, stack) if remote else None,
     )
     dataset = open_dataset(
         args.dataset,

@@ -7,8 +7,8 @@ import traceback
 from collections.abc import Sequence
 
 from iseg_tvm import __version__
-from iseg_tvm.cli import compile as compile_command
 from iseg_tvm.cli import (
+    bench,
     evaluate,
     info,
     qat,
@@ -19,6 +19,7 @@ from iseg_tvm.cli import (
     segment,
     tune,
 )
+from iseg_tvm.cli import compile as compile_command
 from iseg_tvm.errors import IsegError
 
 _COMMANDS = {
@@ -29,6 +30,7 @@ _COMMANDS = {
     "segment": segment,
     "evaluate": evaluate,
     "report": report,
+    "bench": bench,
     "info": info,
     "rpc_tracker": rpc_tracker,
     "rpc_server": rpc_server,

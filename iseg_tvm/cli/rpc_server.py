@@ -2,11 +2,16 @@
 
 import argparse
 import logging
-import os
 import signal
 import sys
 
-from iseg_tvm.cli.common import add_bind_arguments, add_common_arguments, log, positive_int
+from iseg_tvm.cli.common import (
+    add_bind_arguments,
+    add_common_arguments,
+    log,
+    positive_int,
+    tracker_of_environment,
+)
 
 SUMMARY = "run a board's server: other machines upload, run and time models on it"
 EXAMPLES = """\
@@ -21,9 +26,12 @@ DEFAULT_PORT = 9090
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     parser.add_argument(
-        "--tracker", metavar="HOST:PORT", default=os.environ.get("TVM_TRACKER"),
-        help="tracker to register at (default: none, clients use --rpc)",
-    )  # fmt: skip
+        "--tracker",
+        metavar="HOST:PORT",
+        default=tracker_of_environment(),
+        help="tracker to register at (default: TVM_TRACKER_HOST and TVM_TRACKER_PORT of the "
+        "environment, else none: clients use --rpc)",
+    )
     parser.add_argument(
         "--key", required=True, help="kind of board, as the target's [rpc] key: rpi3, rpi4, ..."
     )

@@ -21,9 +21,9 @@ from iseg_tvm.palettes import Palette, generic_palette, palette_for, read_classe
 
 if TYPE_CHECKING:
     from iseg_tvm.artifact import QuantizedModel
+    from iseg_tvm.board.runner import Runner
     from iseg_tvm.models.config import SegmenterConfig
     from iseg_tvm.models.segmenter import Segmenter as FloatSegmenter
-    from iseg_tvm.runtime import Segmenter as CompiledSegmenter
 
 _CLASSES_FILE = "classes.json"
 KINDS = ("checkpoint", "model", "bundle")
@@ -93,20 +93,20 @@ class ModelEngine:
 
 
 class BundleEngine:
-    """The compiled model, run by TVM on this machine."""
+    """The compiled model, run by TVM on this machine or on a board."""
 
     kind, upsampling = "bundle", "nearest"
 
-    def __init__(self, path: Path, segmenter: CompiledSegmenter) -> None:
+    def __init__(self, path: Path, runner: Runner) -> None:
         self.path = str(path)
-        self.classes = segmenter.manifest.classes
-        self.window = segmenter.manifest.image_size
+        self.classes = runner.manifest.classes
+        self.window = runner.manifest.image_size
         self.checksum = sha256_file(path / MANIFEST_NAME)  # it holds the library's own checksum
-        self._segmenter = segmenter
+        self._runner = runner
 
     def class_map(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """uint8 image (H, W, 3) to uint8 class map (H, W)."""
-        return self._segmenter.run(image)
+        return self._runner.run(image)
 
 
 def checkpoint_palette(path: Path, config: SegmenterConfig) -> Palette:
@@ -131,6 +131,7 @@ def open_engine(
     window: tuple[int, int] | None = None,
     threads: int | None = None,
     upsampling: str = "bilinear",
+    runner: Runner | None = None,
 ) -> Engine:
     """Load a model.
 
@@ -146,6 +147,8 @@ def open_engine(
     upsampling : {"bilinear", "nearest"}
         How a checkpoint's patches become the pixels of its class map: the paper's way, or the
         integer model's, which knows no other.
+    runner : Runner, optional
+        The bundle, already loaded on a board; it is loaded on this machine if left out.
 
     Raises
     ------
@@ -153,17 +156,19 @@ def open_engine(
         It does not load, or a bundle was compiled for another size than `window`.
     """
     if kind == "bundle":
-        from iseg_tvm import runtime
+        if runner is None:
+            from iseg_tvm.board.runner import LocalRunner
+            from iseg_tvm.bundle import read_bundle
 
-        segmenter = runtime.load(path, threads)
-        size = segmenter.manifest.image_size
+            runner = LocalRunner(read_bundle(path), threads)
+        size = runner.manifest.image_size
         if window not in (None, size):
             raise IsegError(
                 f"{path} takes images of {size[0]} x {size[1]} pixels, not {window[0]} x "
                 f"{window[1]}",
                 "compile it again with another --image-size, or leave --window out",
             )
-        return BundleEngine(path, segmenter)
+        return BundleEngine(path, runner)
     if kind == "model":
         from iseg_tvm.artifact import load_model
 

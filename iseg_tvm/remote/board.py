@@ -99,12 +99,23 @@ class RemoteBoard:
         IsegError
             The board's own refusal, or as `Connection.guard`.
         """
-        what = function.replace("_", " ")
-        with self.connection.guard(what, seconds):
-            answer = json.loads(self._function(PREFIX + function)(*arguments))
+        answer = json.loads(self.call_global(function, *arguments, seconds=seconds))
         if "error" in answer:
             raise IsegError(answer["error"], answer["hint"])
         return answer["value"]
+
+    def call_global(
+        self, function: str, *arguments: Any, seconds: float | None = _CALL_SECONDS
+    ) -> Any:
+        """Call a function of `iseg_tvm.board.session`; return what it returns.
+
+        Raises
+        ------
+        BoardError
+            See `Connection.guard`.
+        """
+        with self.connection.guard(function.replace("_", " "), seconds):
+            return self.connection.session.get_function(PREFIX + function)(*arguments)
 
     def upload(self, path: Path, name: str | None = None) -> str:
         """Copy a file to the session's folder on the board; return its name there.
@@ -195,9 +206,6 @@ class RemoteBoard:
                 min_repeat_ms=min_repeat_ms, cache_flush_bytes=cache_flush_bytes,
             )  # fmt: skip
             return [float(value) for value in evaluate(*tensors).results]
-
-    def _function(self, name: str) -> Any:
-        return self.connection.session.get_function(name)
 
 
 def connect_tracker(

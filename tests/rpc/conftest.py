@@ -39,6 +39,13 @@ def board(tracker: Address, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="session")
+def direct_board() -> Iterator[Address]:
+    """Address of the machine itself as a board without a tracker, key ``direct``."""
+    with service("iseg_tvm.rpc_server", "--key", "direct") as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
 def bad_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library whose functions crash or never end."""
     folder = tmp_path_factory.mktemp("bad_kernels")

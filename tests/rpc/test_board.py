@@ -100,12 +100,11 @@ def test_unknown_key_names_the_known(tracker: Address, board: Address) -> None:
     assert f"registered: {KEY} (1)" in e.value.hint
 
 
-def test_direct_connection(board: Address) -> None:
-    with service("iseg_tvm.rpc_server", "--key", "direct") as address:
-        with connect_direct(address, "direct") as remote:
-            assert remote.identity == read_identity()
-        with pytest.raises(errors.NoBoard, match="another key than 'other'"):
-            connect_direct(address, "other")
+def test_direct_connection(direct_board: Address) -> None:
+    with connect_direct(direct_board, "direct") as remote:
+        assert remote.identity == read_identity()
+    with pytest.raises(errors.NoBoard, match="another key than 'other'"):
+        connect_direct(direct_board, "other")
 
 
 def test_nothing_listens(tracker: Address, board: Address) -> None:

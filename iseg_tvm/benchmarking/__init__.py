@@ -1,0 +1,1 @@
+"""Latency of a bundle, here or on a board: measuring, recording, comparing."""
