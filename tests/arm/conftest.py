@@ -7,12 +7,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from iseg_tvm.artifact import QuantizedModel, load_model
 from iseg_tvm.build import compile_bundle
 from iseg_tvm.cli.main import main
 from iseg_tvm.errors import IsegError
+from iseg_tvm.images import load_photo, photo_to_array
 from iseg_tvm.targets import load_target
 from tests.arm.jobs import KernelLibrary, compile_kernels
 from tests.arm.kernel_cases import collect
@@ -63,17 +65,19 @@ def demo_model(tmp_path_factory: pytest.TempPathFactory) -> QuantizedModel:
 @pytest.fixture(scope="session")
 def small_bundle(small_model: QuantizedModel, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     """Function of a target's name: the small model's bundle for it, compiled once."""
-    return _compiled(small_model, tmp_path_factory.mktemp("small_bundles"))
+    return _compiled(small_model, tmp_path_factory.mktemp("small_bundles"), None)
 
 
 @pytest.fixture(scope="session")
 def demo_bundle(demo_model: QuantizedModel, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
-    """Function of a target's name: the demo model's bundle for it, compiled once."""
-    return _compiled(demo_model, tmp_path_factory.mktemp("demo_bundles"))
+    """Function of a target's name: the demo model's bundle, with the photo, compiled once."""
+    photo = photo_to_array(load_photo(DEMO / "photo.jpg"), demo_model.input_size)
+    return _compiled(demo_model, tmp_path_factory.mktemp("demo_bundles"), photo)
 
 
-def _compiled(model: QuantizedModel, folder: Path) -> Compiled:
+def _compiled(model: QuantizedModel, folder: Path, sample: np.ndarray | None) -> Compiled:
     def compiled(target: str) -> Path:
-        return compile_bundle(model, load_target(target), folder / target).path
+        place = folder / target
+        return compile_bundle(model, load_target(target), place, sample_image=sample).path
 
     return functools.cache(compiled)

@@ -15,7 +15,6 @@ from iseg_tvm.artifact import QuantizedModel
 from iseg_tvm.benchmarking.result import read_json
 from iseg_tvm.build import compile_bundle
 from iseg_tvm.cli.main import main
-from iseg_tvm.images import load_photo, photo_to_array
 from iseg_tvm.integer_graph import IntegerGraph
 from iseg_tvm.kernel_trace import checksum
 from iseg_tvm.models.config import segmenter_preset
@@ -27,7 +26,6 @@ from iseg_tvm.remote.runner import RemoteRunner
 from iseg_tvm.sample import built_in_picture
 from iseg_tvm.targets import load_target
 from tests.arm.boards import BOARDS, Board, make_sysroot, python_command, python_environment
-from tests.arm.conftest import DEMO
 from tests.arm.jobs import KernelLibrary
 from tests.arm.userspace import UserSpace
 from tests.helpers import random_quantized_model
@@ -108,19 +106,17 @@ def test_illegal_instruction_is_named_and_the_server_lives_on(
 
 @pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.cpu)
 def test_demo_model_whole(
-    tracker: Address, board: Board, demo_model: QuantizedModel, tmp_path: Path
+    tracker: Address, board: Board, demo_bundle: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """The command a user types; it refuses to measure if a bit differs."""
-    photo = photo_to_array(load_photo(DEMO / "photo.jpg"), demo_model.input_size)
-    target = load_target(board.targets[0])
-    compile_bundle(demo_model, target, tmp_path / "bundle", sample_image=photo)
+    bundle = demo_bundle(board.targets[0])
     out = tmp_path / "result.json"
-    command = ["bench", "--bundle", str(tmp_path / "bundle"), "--tracker", str(tracker)]
+    command = ["bench", "--bundle", str(bundle), "--tracker", str(tracker)]
     command += ["--key", board.cpu, "--repeat", "1", "--warmup", "1", "--no-profile"]
     assert main([*command, "-o", str(out), "-q"]) == 0
     result = read_json(out)
     assert result.check.equal
-    assert result.check.pixels == photo.shape[0] * photo.shape[1]
+    assert result.check.pixels == result.image_size[0] * result.image_size[1]
     assert result.board.cpu.parts == {f"0x41:{board.part}"}
     assert result.after.peak_memory_bytes
 
