@@ -15,7 +15,7 @@ from iseg_tvm.tuning.search import TaskSearch, cost_model
 from iseg_tvm.tuning.tasks import Task
 from relay_ops.operator import Schedule
 
-NAME = "linear_gelu_17x96x24"
+NAME = "norm_linear_gelu_17x96x24"
 
 
 def seconds_of(schedule: Schedule, task: Task) -> float:

@@ -52,7 +52,7 @@ def workers() -> Iterator[Workers]:
 
 @pytest.fixture(scope="module")
 def job(tasks: dict[str, Task], target: TargetSpec) -> Job:
-    return job_of(tasks["linear_gelu_17x96x24"], target, 0)
+    return job_of(tasks["norm_linear_gelu_17x96x24"], target, 0)
 
 
 def outcomes(workers: Workers, job: Job, folder: Path, *schedules: Schedule) -> list[Outcome]:
