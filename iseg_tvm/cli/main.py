@@ -10,6 +10,7 @@ from iseg_tvm import __version__
 from iseg_tvm.cli import (
     bench,
     evaluate,
+    import_ivit,
     info,
     qat,
     quantize,
@@ -31,6 +32,7 @@ _COMMANDS = {
     "evaluate": evaluate,
     "report": report,
     "bench": bench,
+    "import-ivit": import_ivit,
     "info": info,
     "rpc_tracker": rpc_tracker,
     "rpc_server": rpc_server,

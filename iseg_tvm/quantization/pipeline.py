@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -26,6 +26,7 @@ def quantize(
     classes: Sequence[str] = (),
     palette: Sequence[tuple[int, int, int]] = (),
     progress: Progress | None = None,
+    adjust: Callable[[Plan], None] | None = None,
 ) -> QuantizedModel:
     """Quantize a float Segmenter after training, without any label.
 
@@ -41,6 +42,8 @@ def quantize(
         Names and colours to store; empty, or one a class.
     progress : callable, optional
         Called with (stage, steps done, steps in total).
+    adjust : callable, optional
+        Changes the scales inside the blocks before anything is converted.
 
     Returns
     -------
@@ -62,6 +65,8 @@ def quantize(
     statistics = calibrate(model.eval(), images, progress)
     context = Context(model, statistics, options)
     plan = Plan(context, model)
+    if adjust is not None:
+        adjust(plan)
     context.means = measure_means(model, images, plan.grids(), progress)
     features = convert(context, model, plan)
     return QuantizedModel(
