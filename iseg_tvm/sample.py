@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from iseg_tvm.errors import IsegError
+from iseg_tvm.files import atomic_write
 
 SAMPLE_NAME = "sample.ppm"
 EXPECTED_NAME = "expected.pgm"
@@ -37,8 +38,7 @@ class Sample:
         """Write both files into a folder; return their paths."""
         paths = folder / SAMPLE_NAME, folder / EXPECTED_NAME
         for path, array in zip(paths, (self.image, self.class_map), strict=True):
-            header = b"%s\n%d %d\n255\n" % (_MAGIC[array.ndim], array.shape[1], array.shape[0])
-            path.write_bytes(header + np.ascontiguousarray(array).tobytes())
+            path.write_bytes(_encode(array))
         return paths
 
 
@@ -51,6 +51,45 @@ def read_sample(folder: Path) -> Sample:
         One is missing, or was not written by `Sample.write`.
     """
     return Sample(_read(folder / SAMPLE_NAME, 3), _read(folder / EXPECTED_NAME, 2))
+
+
+def read_picture(path: Path, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Read a picture in the given (height, width): any format with Pillow, else binary PPM.
+
+    Raises
+    ------
+    IsegError
+        It cannot be read, or without Pillow has another size.
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        image = _read(path, 3)
+        if image.shape[:2] != size:
+            raise IsegError(
+                f"{path} is {image.shape[0]} x {image.shape[1]} pixels, the model takes "
+                f"{size[0]} x {size[1]}",
+                "install Pillow, which resizes it",
+            ) from None
+        return image
+    try:
+        picture = Image.open(path).convert("RGB")
+    except OSError as error:
+        raise IsegError(f"cannot read {path}: {error}") from error
+    resized = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.array(resized, dtype=np.uint8)
+
+
+def write_class_map(class_map: npt.NDArray[np.uint8], path: Path) -> None:
+    """Write a class map as a binary PGM, complete or not at all.
+
+    Raises
+    ------
+    IsegError
+        It cannot be written.
+    """
+    with atomic_write(path) as stream:
+        stream.write(_encode(class_map))
 
 
 def differing_pixels(got: npt.NDArray[np.uint8], expected: npt.NDArray[np.uint8]) -> int:
@@ -78,6 +117,11 @@ def built_in_picture(height: int, width: int) -> npt.NDArray[np.uint8]:
     # A linear congruential generator on integers: the same noise with every version of NumPy.
     noise = ((rows * 1103515245 + columns * 12345 + (rows * columns) * 69069) >> 7)[..., None] % 48
     return np.clip(colours[squares] // 2 + gradient + noise, 0, 255).astype(np.uint8)
+
+
+def _encode(array: npt.NDArray[np.uint8]) -> bytes:
+    header = b"%s\n%d %d\n255\n" % (_MAGIC[array.ndim], array.shape[1], array.shape[0])
+    return header + np.ascontiguousarray(array).tobytes()
 
 
 def _read(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:

@@ -1,6 +1,6 @@
-// Runs a bundle with TVM's C++ runtime, without Python: segment BUNDLE_DIR [REPEATS] [IMAGE.ppm OUT.pgm]
-//
-// Without a picture it takes the bundle's own sample and compares the class map with the expected one.
+// Runs a bundle with TVM's C++ runtime, without Python:
+//   segment BUNDLE_DIR [REPEATS] [IMAGE.ppm OUT.pgm]
+// Without a picture it takes the bundle's own sample and compares all pixels with the expected ones.
 // Everything goes through TVM's C interface, so any C++17 compiler and standard library will do.
 
 #include <tvm/ffi/container/tensor.h>

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from iseg_tvm import __version__
 from iseg_tvm.cli import (
     bench,
+    deploy,
     evaluate,
     import_ivit,
     info,
@@ -33,6 +34,7 @@ _COMMANDS = {
     "report": report,
     "bench": bench,
     "import-ivit": import_ivit,
+    "deploy": deploy,
     "info": info,
     "rpc_tracker": rpc_tracker,
     "rpc_server": rpc_server,

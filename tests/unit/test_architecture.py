@@ -13,8 +13,8 @@ PACKAGES = ("iseg_tvm", "relay_ops")
 SHIMS = {"iseg_tvm.__main__"} | {
     f"iseg_tvm.{name}"
     for name in (
-        "quantize", "compile", "segment", "evaluate", "bench", "info", "rpc_tracker", "rpc_server",
-        "tune", "qat", "report", "import_ivit",
+        "quantize", "compile", "segment", "evaluate", "bench", "info", "deploy", "rpc_tracker",
+        "rpc_server", "tune", "qat", "report", "import_ivit",
     )
 }
 
