@@ -174,10 +174,10 @@ def tune(
     with (
         tempfile.TemporaryDirectory(prefix="iseg-tune-") as scratch,
         Workers(
-            options.devices, timeout=options.timeout, timing=options.timing, report=report
+            options.devices, target, timeout=options.timeout, timing=options.timing, report=report
         ) as workers,
     ):
-        boards = workers.describe(target)
+        boards = workers.describe()
         log = TuningLog(folder, resume=resume)
         log.add_session(describe_session(flags or {}, boards, options.emulated))
         run = _Run(tasks, target, log, options, workers, Path(scratch), report)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import IO, Any
 
 from tvm.support.popen_pool import PopenWorker
@@ -24,8 +24,11 @@ from relay_ops.operator import Schedule
 
 Report = Callable[[str], None]
 
-_LOST_RETRIES = 20
-_RETRY_SECONDS = 3.0
+_CHANCES = 3
+"""Devices that one candidate may be the last on."""
+
+_RETRY_SECONDS, _GONE_SECONDS = 3.0, 120.0
+"""Pause before a lost device is asked for again; time after which nobody is expected to return."""
 
 
 class Worker:
@@ -72,14 +75,16 @@ class Workers:
     Parameters
     ----------
     devices : one worker each
+    target : what is compiled for
     timeout : seconds that a candidate may take in all
     report : told about lost devices
     """
 
     def __init__(
-        self, devices: Sequence[DeviceSpec], *, timeout: float, timing: Timing, report: Report
-    ) -> None:
-        self.timing, self.report = timing, report
+        self, devices: Sequence[DeviceSpec], target: TargetSpec, *, timeout: float,
+        timing: Timing, report: Report,
+    ) -> None:  # fmt: skip
+        self.target, self.timing, self.report = target, timing, report
         self._all = [Worker(device, timeout) for device in devices]
         self._free: SimpleQueue[Worker] = SimpleQueue()
         for worker in self._all:
@@ -103,15 +108,15 @@ class Workers:
         for worker in self._all:
             worker.timeout = seconds
 
-    def describe(self, target: TargetSpec) -> list[dict[str, Any]]:
+    def describe(self) -> list[dict[str, Any]]:
         """Open all devices at once; what boards say about themselves, nothing for this machine.
 
         Raises
         ------
         IsegError
-            A board is not what ``target`` is for, or none answers.
+            A board is not what the target is for, or none answers.
         """
-        outcomes = list(self._threads.map(lambda worker: worker.describe(target), self._all))
+        outcomes = list(self._threads.map(lambda worker: worker.describe(self.target), self._all))
         for outcome in outcomes:
             if outcome.fatal:
                 raise IsegError(outcome.error or "wrong device")
@@ -137,20 +142,33 @@ class Workers:
             done(indices[future], future.result())
 
     def _one(self, job_file: Path, schedule: Schedule) -> Outcome:
-        """Measure on the next free device; a lost one gets time to come back."""
-        for _ in range(_LOST_RETRIES):
-            worker = self._free.get()
+        """Measure on the next free device; if that is lost, on another one."""
+        for _ in range(_CHANCES):
+            worker = self._wait_for_free()
             outcome = worker.measure(job_file, schedule, self.timing)
             if outcome.fatal:
-                self._free.put(worker)
                 raise IsegError(outcome.error or "wrong device")
             if not outcome.device_lost:
                 self._free.put(worker)
                 return outcome
             self.report(f"{worker.device} is lost, its candidate is tried again: {outcome.error}")
-            self._closing.wait(_RETRY_SECONDS)
-            self._free.put(worker)
-        raise IsegError(
-            "no device answers any more; what was measured is in the log",
-            "when one does, go on with --resume",
-        )
+            threading.Thread(target=self._recover, args=(worker,), daemon=True).start()
+        return Outcome(error=f"{_CHANCES} devices were lost while it was measured")
+
+    def _wait_for_free(self) -> Worker:
+        try:
+            return self._free.get(timeout=self._all[0].timeout + _GONE_SECONDS)
+        except Empty:
+            raise IsegError(
+                "no device answers any more; what was measured is in the log",
+                "when one does, go on with --resume",
+            ) from None
+
+    def _recover(self, worker: Worker) -> None:
+        """Wait until a lost device answers again, and let it work."""
+        while not self._closing.wait(_RETRY_SECONDS):
+            outcome = worker.describe(self.target)
+            if outcome.error is None:
+                self.report(f"{worker.device} is back")
+                self._free.put(worker)
+                return

@@ -80,20 +80,20 @@ def test_two_boards_kill_resume_and_a_lost_board(
     target = load_target("rpi4")
     folder = tmp_path / "logs" / target.name / "small"
     first = start(model_file, folder, tracker, "--trials", "10000")
-    wait_for_records(first, folder, 10)
+    wait_for_records(first, folder, 6)
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
     before = records(folder)
-    assert len(before) >= 10
+    assert len(before) >= 6
 
-    second = start(model_file, folder, tracker, "--trials", "80", "--resume")
-    wait_for_records(second, folder, len(before) + 8)
+    second = start(model_file, folder, tracker, "--trials", "24", "--resume")
+    wait_for_records(second, folder, len(before) + 4)
     boards[1].close()
     _, progress = second.communicate(timeout=SECONDS)
     assert second.returncode == 0, progress
     after = records(folder)
     assert after[: len(before)] == before
-    assert len(after) >= len(before) + 16
+    assert len(after) >= len(before) + 8
     assert len({decisions(line) for line in after}) == len(after)
 
     sessions = json.loads((folder / PROVENANCE).read_text())["sessions"]

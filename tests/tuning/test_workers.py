@@ -45,8 +45,8 @@ class Hanging(Job):
 
 
 @pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
-    with Workers([DeviceSpec(threads=1)], timeout=30.0, timing=QUICK, report=print) as made:
+def workers(target: TargetSpec) -> Iterator[Workers]:
+    with Workers([DeviceSpec(threads=1)], target, timeout=30.0, timing=QUICK, report=print) as made:
         yield made
 
 
@@ -98,8 +98,9 @@ def test_crash_costs_one_trial(workers: Workers, job: Job, tmp_path: Path) -> No
     assert fine.seconds is not None
 
 
-def test_endless_candidate_is_ended(job: Job, tmp_path: Path) -> None:
-    with Workers([DeviceSpec(threads=1)], timeout=25.0, timing=QUICK, report=print) as workers:
+def test_endless_candidate_is_ended(job: Job, target: TargetSpec, tmp_path: Path) -> None:
+    devices = [DeviceSpec(threads=1)]
+    with Workers(devices, target, timeout=25.0, timing=QUICK, report=print) as workers:
         outcomes(workers, job, tmp_path, DEFAULT)
         workers.set_timeout(1.0)
         (late,) = outcomes(workers, Hanging(**vars(job)), tmp_path, {"block": 402})
