@@ -18,7 +18,7 @@ BLOCK = "kernel"
 """Name of the block in a workload's module; schedules are its annotations."""
 
 _PREFIX = "iseg."
-_CONSTANTS = frozenset({"post_shift", "skip_shift", "shift", "eps", "pad", "fraction_bits"})
+_CONSTANTS = frozenset({"eps", "pad", "fraction_bits"})
 
 
 def workload_key(operator: Operator, context: LoweringContext) -> str:
@@ -30,7 +30,7 @@ def workload_key(operator: Operator, context: LoweringContext) -> str:
 
 
 def _shapes(attribute: str) -> bool:
-    return attribute not in _CONSTANTS
+    return attribute not in _CONSTANTS and not attribute.endswith("shift")
 
 
 def workload_module(operator: Operator, context: LoweringContext) -> tvm.IRModule:
