@@ -94,7 +94,7 @@ class Timing:
     """
 
     turns: int = 3
-    seconds: float = 0.02
+    seconds: float = 0.01
 
 
 class WrongResultError(IsegError):
