@@ -39,7 +39,7 @@ def trace(segmenter: Segmenter, image: npt.NDArray[np.uint8]) -> list[tuple[str,
             found.append((str(name), checksum(np.from_dlpack(tensors[-1]))))
         return _RUN
 
-    segmenter.run(image)  # puts the image where the machine reads it
+    segmenter.set_image(image)
     machine = segmenter.new_machine()
     machine["set_instrument"](segmenter.packed_function(observe))
     machine["main"](segmenter.argument)

@@ -175,6 +175,19 @@ class Segmenter:
         IsegError
             Another shape or dtype.
         """
+        self.set_image(image)
+        result = np.from_dlpack(self._main(self.argument))
+        # TVM's allocator reuses the memory for the next call.
+        return np.array(result, dtype=np.uint8, copy=True)
+
+    def set_image(self, image: npt.NDArray[np.uint8]) -> None:
+        """Put an image where the virtual machine reads it, and the thread pool in order.
+
+        Raises
+        ------
+        IsegError
+            Another shape or dtype than the bundle's.
+        """
         expected = self.manifest.input.shape
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape != expected:
             got = f"{getattr(image, 'dtype', type(image).__name__)} {np.shape(image)}"
@@ -184,9 +197,6 @@ class Segmenter:
             )
         set_num_threads(self.num_threads)
         np.copyto(self._image, image)
-        result = np.from_dlpack(self._main(self.argument))
-        # TVM's allocator reuses the memory for the next call.
-        return np.array(result, dtype=np.uint8, copy=True)
 
     def run_timed(
         self,

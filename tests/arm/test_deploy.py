@@ -1,9 +1,11 @@
-"""An archive on an emulated board, where nothing of the project is installed."""
+"""An archive and a C++ program on emulated boards: no project, no compiler, no Python for C++."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,16 @@ import pytest
 
 from iseg_tvm.cli.main import main
 from tests.arm.boards import BOARDS, Board, make_sysroot, python_command, python_environment
-from tests.arm.userspace import UserSpace
+from tests.arm.userspace import REPOSITORY, UserSpace
+
+EXAMPLE = REPOSITORY / "examples/cpp/segment.cpp"
+FLOOR = (2, 28)
+
+
+def versions_of_glibc(library: Path) -> set[tuple[int, int]]:
+    """Versions of glibc's symbols that a library or program asks for."""
+    found = re.findall(rb"GLIBC_(\d+)\.(\d+)", library.read_bytes())
+    return {(int(major), int(minor)) for major, minor in found}
 
 
 @pytest.fixture
@@ -37,3 +48,34 @@ def test_archive(
     )
     assert process.returncode == 0, process.stderr
     assert "65536 pixels: equal, bit for bit" in process.stdout
+
+
+def test_cpp_example(
+    user_space: UserSpace, board: tuple[Board, Path], demo_bundle: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """Cross-compiled with pip's compiler against the board's own packages."""
+    site, program = user_space.site, tmp_path / "segment"
+    libraries = [site / "tvm/lib/libtvm_runtime.so", site / "tvm_ffi/lib/libtvm_ffi.so"]
+    triple = f"aarch64-linux-gnu.{FLOOR[0]}.{FLOOR[1]}"
+    command = [sys.executable, "-m", "ziglang", "c++", "-target", triple, "-std=c++17", "-O1"]
+    command += [f"-isystem{site / 'tvm_ffi/include'}", f"-isystem{site / 'tvm/include'}"]
+    command += [str(EXAMPLE), "-Wl,--no-as-needed", *map(str, libraries), "-o", str(program)]
+    subprocess.run(command, check=True)
+    for binary in (program, *libraries):
+        assert versions_of_glibc(binary)
+        assert max(versions_of_glibc(binary)) <= FLOOR, binary
+    cpu, sysroot = board
+    paths = ":".join(str(library.parent) for library in libraries)
+    qemu = [*user_space.qemu, "-cpu", cpu.cpu, "-L", str(sysroot), "-E", f"LD_LIBRARY_PATH={paths}"]
+    bundle = demo_bundle("rpi4")
+    process = subprocess.run(
+        [*qemu, str(program), str(bundle)], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    assert "65536 pixels: equal, bit for bit" in process.stdout
+    refused = subprocess.run(
+        [*qemu, str(program), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 2
+    assert "error: cannot read" in refused.stderr
