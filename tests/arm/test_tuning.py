@@ -98,7 +98,9 @@ def test_two_boards_kill_resume_and_a_lost_board(
 
     sessions = json.loads((folder / PROVENANCE).read_text())["sessions"]
     assert [session["emulated"] for session in sessions] == [True, True]
-    assert [b["name"] for s in sessions for b in s["measured_on"]] == ["4 x Cortex-A72"] * 4
+    names = [board["name"] for session in sessions for board in session["measured_on"]]
+    assert len(names) == 4
+    assert all(name.endswith("x Cortex-A72") for name in names)
     schedules = load_schedules(target, tmp_path / "logs")
     for task in extract_tasks(load_model(model_file), target):
         known = any(kernel in task.name for kernel in KERNELS)
