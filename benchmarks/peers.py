@@ -153,18 +153,6 @@ def run(args: argparse.Namespace) -> int:
     if args.quick:
         args.models, args.forms, args.threads, args.rounds = ["seg-t"], [INTEGER_FORM], [1], 2
     target = load_target(args.target)
-    sources = models.digest(models.LIBRARY_SOURCES)
-    if args.restart:
-        args.output.unlink(missing_ok=True)
-    results = read_results(args.output, sources)
-    if args.report:
-        if not results["slices"]:
-            raise IsegError(f"{args.output} holds no measurements")
-        print_results(results)
-        return 0
-    threads = args.threads or sorted({1, len(usable_cpus())})
-    if max(threads) > len(usable_cpus()):
-        raise IsegError(f"this process may use {len(usable_cpus())} CPUs, not {max(threads)}")
     if args.prepare:
         for model, form, engine in itertools.product(
             args.models, args.forms, find_engines(args.engines)
@@ -173,6 +161,18 @@ def run(args: argparse.Namespace) -> int:
             peer_files.reference(model, form, args.cache)
             print(f"{model}, {form}, {engine.name}: {given.path}")
         return 0
+    sources = models.digest(models.LIBRARY_SOURCES)
+    if args.restart:
+        args.output.unlink(missing_ok=True)
+    results = read_results(args.output, None if args.report else sources)
+    if args.report:
+        if not results["slices"]:
+            raise IsegError(f"{args.output} holds no measurements")
+        print_results(results)
+        return 0
+    threads = args.threads or sorted({1, len(usable_cpus())})
+    if max(threads) > len(usable_cpus()):
+        raise IsegError(f"this process may use {len(usable_cpus())} CPUs, not {max(threads)}")
     for model, form, count in itertools.product(args.models, args.forms, threads):
         part = measure_slice(args, target, model, form, count)
         if part["foreign_cores"] > _NOISY_CORES:

@@ -19,8 +19,8 @@ Key = tuple[str, str, int]
 """(model, form, threads)."""
 
 
-def read_results(path: Path, sources: str) -> dict[str, Any]:
-    """Results so far, or empty ones.
+def read_results(path: Path, sources: str | None) -> dict[str, Any]:
+    """Results so far, or empty ones; of whatever sources if `sources` is None.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def read_results(path: Path, sources: str) -> dict[str, Any]:
         found = results["format"], results["sources"]
     except (ValueError, KeyError, TypeError) as error:
         raise IsegError(f"{path} is no result file of this benchmark") from error
-    if found != (FORMAT, sources):
+    if found != (FORMAT, sources if sources is not None else found[1]):
         raise IsegError(
             f"{path} was measured with other sources of the library than those here",
             "name a new file with --output, or --restart this one",
