@@ -10,13 +10,13 @@ Input ``qkv`` int8 (N, 3 * H * d_h), columns ordered q, k, v and head-major insi
 definition, per head h and query i, with F = ``fraction_bits``:
 
 1. ``x[j] = sum_d q[i, d] * k[j, d]``; ``top = max_j x[j]``
-2. ``t[j] = sat16(rshr(x[j] - top, exp_shift[h]))``
-3. ``p[j] = -((t[j] * exp_multiplier[h] + 2**14) >> 15)``: the exponent, F fraction bits,
-   in [0, 32767]
-4. ``i = p >> F``; ``u = (p & (2**F - 1)) << (15 - F)``
+2. ``t[j] = sat16(rshr(top - x[j], exp_shift[h]))``
+3. ``p[j] = (t[j] * exp_multiplier[h] + 2**14) >> 15``: the exponent, F fraction bits, in [0, 32767]
+4. ``n = p >> F``; ``u = (p & (2**F - 1)) << (15 - F)``
 5. ``g = 32640 + mulh(u, C1 + mulh(u, C2))``: ``255 * 2**7 * 2**-u``;
    ``mulh(a, b) = (a * b + 2**14) >> 15``
-6. ``e[j] = rshr(g, 7 + i)`` (0 for i > 8), uint8; 255 at the maximum
+6. ``e[j] = ((g >> n) + dither(i, j)) >> 7``, uint8; 255 at the maximum;
+   ``dither(i, j) = (76 * j + 44 * i + 2) mod 128``
 7. ``S = sum_j e[j]``; ``o[d] = sum_j e[j] * v[j, d]``
 8. ``b = bit_length(S)``; ``Sn = S * 2**(15 - b)`` (floor), in [2**14, 2**15)
 9. ``r = (out_multiplier[h] * 2**15) // Sn``; ``(m, a) = (r >> 1, 1)`` if ``r >= 2**15`` else
@@ -30,9 +30,9 @@ definition, per head h and query i, with F = ``fraction_bits``:
 ``"linear"`` is the paper's ``1 - f/2`` (6.2 %); its companion ``log2 e ~ 1 + 1/2 - 1/16`` is a
 matter of the converter's ``exp_multiplier``.
 
-Overflow, d_h <= 128 and N <= 65535: ``|x| <= 2**21``, ``x - top >= -2**22``, rounding constant at
+Overflow, d_h <= 128 and N <= 65535: ``|x| <= 2**21``, ``top - x <= 2**22``, rounding constant at
 most 2**23; where ``t`` saturates, ``p >= 2**14``, an exponent of at least 16 (F <= 10), where e is
-0; ``C1 + mulh(u, C2)`` and g stay in int16, ``g + 2**(6 + i)`` in uint16 while i <= 8;
+0 as ``g < 2**15``; ``C1 + mulh(u, C2)``, g and ``(g >> n) + dither <= 32640 + 126`` stay in int16;
 ``S <= 255 N < 2**24``; ``out_multiplier * 2**15 < 2**30``; r in [2**14, 2**16), m in
 [2**14, 2**15). Row shift: ``S >= 255`` (the maximum's own e), so w is never negative if it is not
 negative at S = 255: :func:`minimum_row_shift`. It is at most 24 if
@@ -43,6 +43,7 @@ checked; then ``|o| + 2**(w - 1) <= 128 * 255 * N + 2**23 < 2**31``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,8 +73,14 @@ from relay_ops.operator import (
 PEAK = 255 * 128
 POLYNOMIALS = {"quadratic": (-21926, 5646), "linear": (-16320, 0)}
 """(C1, C2) of step 5."""
+DITHER_KEY, DITHER_QUERY = 76, 44
 HEAD_WIDTH_MAX = 128
 TOKENS_MAX = 65535
+
+
+def dither(query: Any, key: Any) -> Any:
+    """Step 6's summand, in [2, 126] with mean 64 over 32 keys; any integer arrays."""
+    return (key * DITHER_KEY + query * DITHER_QUERY + 2) & 127
 
 
 def maximum_row_shift(out_shift: int, post_shift: int, tokens: int = TOKENS_MAX) -> int:
@@ -125,16 +132,22 @@ def infer(types: Mapping[str, TensorSpec], attributes: Attributes) -> TensorSpec
 
 
 def shift_exponential(
-    difference: np.ndarray, multiplier: int, shift: int, fraction_bits: int, polynomial: str
+    difference: np.ndarray,
+    multiplier: int,
+    shift: int,
+    fraction_bits: int,
+    polynomial: str,
+    summand: np.ndarray | int,
 ) -> np.ndarray:
-    """Steps 2 to 6: logits minus their row maximum (``<= 0``) to uint8, as int64."""
+    """Steps 2 to 6: the row maximum less each logit (``>= 0``) to uint8, as int64."""
     c1, c2 = POLYNOMIALS[polynomial]
     t = fp.saturate(fp.rounding_shift_right(difference, shift), 16)
-    p = fp.check_range("exponent", -fp.multiply_high_rounding(t, multiplier), 0, fp.INT16_MAX)
+    p = fp.check_range("exponent", fp.multiply_high_rounding(t, multiplier), 0, fp.INT16_MAX)
     u = (p & ((1 << fraction_bits) - 1)) << (15 - fraction_bits)
     g = PEAK + fp.multiply_high_rounding(u, c1 + fp.multiply_high_rounding(u, c2))
     fp.check_range("g", g, 0, PEAK)
-    return fp.rounding_shift_right(g, 7 + np.minimum(p >> fraction_bits, 16))
+    total = (g >> np.minimum(p >> fraction_bits, 16)) + summand
+    return fp.check_range("dithered g", total, 0, fp.INT16_MAX) >> 7
 
 
 def reference(
@@ -155,12 +168,18 @@ def reference(
     heads = exp_multiplier.shape[0]
     fp.check_range("head width", columns // (3 * heads), 1, HEAD_WIDTH_MAX)
     q, k, v = qkv.reshape(tokens, 3, heads, columns // (3 * heads)).transpose(1, 2, 0, 3)
+    index = np.arange(tokens)
+    summand = dither(index[:, None], index)
     result = []
     for h in range(heads):
         logits = fp.matmul_exact(q[h], k[h].T)
-        difference = logits - logits.max(axis=1, keepdims=True)
         e = shift_exponential(
-            difference, int(exp_multiplier[h]), int(exp_shift[h]), fraction_bits, polynomial
+            logits.max(axis=1, keepdims=True) - logits,
+            int(exp_multiplier[h]),
+            int(exp_shift[h]),
+            fraction_bits,
+            polynomial,
+            summand,
         )
         total = fp.check_range("row sum", e.sum(axis=1, keepdims=True), 255, 2**24 - 1)
         o = fp.check_range("e v", fp.matmul_exact(e, v[h]), -(2**31), 2**31 - 1)
@@ -195,12 +214,13 @@ def forward(
         return x.to(torch.int32).reshape(heads, 1, 1)
 
     logits = ta.matmul(q, k.transpose(1, 2), 128 * 128)
-    difference = logits - logits.amax(dim=2, keepdim=True)
+    difference = logits.amax(dim=2, keepdim=True) - logits
     t = ta.saturate(ta.rounding_shift_right(difference, per_head(exp_shift)), 16)
-    p = -ta.multiply_high_rounding(t, per_head(exp_multiplier))
+    p = ta.multiply_high_rounding(t, per_head(exp_multiplier))
     u = (p & ((1 << fraction_bits) - 1)) << (15 - fraction_bits)
     g = PEAK + ta.multiply_high_rounding(u, c1 + ta.multiply_high_rounding(u, c2))
-    e = ta.rounding_shift_right(g, 7 + (p >> fraction_bits).clamp(max=16))
+    index = torch.arange(tokens, dtype=torch.int32, device=qkv.device)
+    e = ((g >> (p >> fraction_bits).clamp(max=16)) + dither(index[:, None], index)) >> 7
     total = e.sum(dim=2, keepdim=True, dtype=torch.int32)
     o = ta.matmul(e, v, 255 * 128)
     b = ta.bit_length(total)

@@ -1,26 +1,41 @@
 """Fused Shiftmax attention (definition: ``relay_ops/shiftmax_attention.py``).
 
 Keys and values are packed once per head. Then every (head, block of queries) is one parallel task:
-logits of the block for all keys (int32, L2-resident), shift exponential to the left-operand
-format, product with the values, normalisation by the row sum. The N x N matrix is never in memory.
+logits of the block for all keys and the maximum of each lane (L2-resident), weights in the
+left-operand format, product with the values, normalisation by the row sum. The N x N matrix is
+never in memory.
+
+Keys and values are packed in the order that the saturating packs undo, so that weights, their
+summands and the result stand in memory order and no instruction moves lanes across 128 bits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import lcm
 
 import numpy as np
 
-from iseg_tvm.kernels.isa import Isa
-from iseg_tvm.kernels.micro_kernel import Accumulators, emit_micro_kernel, word_dtype
-from iseg_tvm.kernels.packing import (
-    PanelLayout,
-    emit_pack_left_row,
-    emit_pack_right,
-    emit_right_sums,
-    round_up,
+from iseg_tvm.kernels.attention_packing import (
+    PADDING_LOGIT,
+    KeyLayout,
+    PackedOperand,
+    allocate,
+    emit_pack_keys,
+    emit_pack_values,
 )
-from iseg_tvm.kernels.shiftmax import RowScale, ShiftExponential, emit_row
+from iseg_tvm.kernels.isa import Isa
+from iseg_tvm.kernels.micro_kernel import word_dtype
+from iseg_tvm.kernels.packing import PanelLayout, emit_pack_left_row, round_up
+from iseg_tvm.kernels.shiftmax import (
+    RowScale,
+    ShiftExponential,
+    dither_table,
+    emit_row,
+    group_vectors,
+    row_stride,
+)
 from iseg_tvm.kernels.tiles import emit_tiles, store_vector
 from iseg_tvm.kernels.vector import (
     Buffer,
@@ -32,10 +47,11 @@ from iseg_tvm.kernels.vector import (
     flat,
     kernel,
     load,
-    rounding_shift_right,
     scratch,
+    splat,
     spread,
     store,
+    when,
 )
 from relay_ops.operator import Lowering, LoweringContext, Space
 from relay_ops.shiftmax_attention import POLYNOMIALS, check_constants
@@ -50,7 +66,8 @@ class Attention:
 
     Attributes
     ----------
-    block_rows : queries a task handles, a multiple of ``isa.rows``
+    isa : with the register block of the first product
+    block_rows : queries a task handles, a multiple of both products' rows
     """
 
     isa: Isa
@@ -67,58 +84,27 @@ class Attention:
         return self.heads * self.head_width
 
     @property
-    def keys(self) -> PanelLayout:
+    def keys(self) -> KeyLayout:
         """Right operand of the logits, one head."""
-        return PanelLayout(self.isa, self.tokens, self.head_width)
+        return KeyLayout(self.isa, self.tokens, self.head_width, group_vectors(self.isa))
 
     @property
     def values(self) -> PanelLayout:
         """Right operand of the weighted sum, one head."""
-        return PanelLayout(self.isa, self.head_width, self.tokens)
+        isa = value_block(self.isa, self.head_width)
+        vectors = -(-self.head_width // isa.lanes)
+        group = max(g for g in (1, 2, 4) if isa.vectors % g == 0 and vectors % g == 0)
+        return PanelLayout(isa, self.head_width, self.tokens, group)
 
     @property
-    def weight_offset(self) -> int:
-        """Subtracted from the uint8 exponentials where left operands are int8."""
-        return 128 if self.isa.a_dtype == "int8" else 0
+    def stride(self) -> int:
+        """Keys of a row of logits and of weights, padding included."""
+        return row_stride(self.isa, self.tokens)
 
     @property
     def blocks(self) -> int:
         """Query blocks of one head."""
         return -(-self.tokens // self.block_rows)
-
-
-@dataclass(frozen=True)
-class PackedOperand:
-    """Keys or values of all heads in panel order.
-
-    Attributes
-    ----------
-    sums : int32, the correction of each column for offset left operands; None if there is none
-    """
-
-    layout: PanelLayout
-    panels: Buffer
-    sums: Buffer | None
-
-    def accumulate(
-        self, words: Buffer, row: Expr, rows: int, head: Expr, panel: Expr, width: int
-    ) -> Accumulators:
-        """Product of packed left rows with one panel of a head."""
-        layout, isa = self.layout, self.layout.isa
-        stride = layout.depth // isa.k_group
-        start = head * layout.size + layout.offset(panel)
-        return emit_micro_kernel(
-            isa, isa.dot, words, row * stride, stride, rows, self.panels, start, width, layout.depth
-        )
-
-    def vector(self, accumulator: Buffer, head: Expr, panel: Expr, v: int) -> Expr:
-        """Lanes from ``v`` of an accumulated row, corrected."""
-        layout, isa = self.layout, self.layout.isa
-        value = load(accumulator, v, isa.lanes)
-        if self.sums is None:
-            return value
-        column = head * layout.padded_columns + panel * isa.columns + v
-        return value + load(self.sums, column, isa.lanes)
 
 
 @dataclass(frozen=True)
@@ -129,146 +115,190 @@ class PackedHeads:
     values: PackedOperand
 
 
+@dataclass(frozen=True)
+class Tables:
+    """Constants: of a head (int32, :data:`PARAMETERS`), of the dithering, of the exponential."""
+
+    heads: Buffer
+    dither: Buffer
+    exponential: Buffer
+
+    def of_head(self, head: Expr) -> list[Expr]:
+        """Scalars in the order of :data:`PARAMETERS`."""
+        count = len(PARAMETERS)
+        return [T.Bind(self.heads[head * count + i]) for i in range(count)]
+
+
 def build_attention(shape: Attention, name: str) -> PrimFunc:
-    """``(qkv, per-head parameters int32 (H, 4), out)``."""
+    """``(qkv, per-head parameters int32 (H, 4), dither table, exponential table, out)``."""
     parameters = [
         ("qkv", (shape.tokens, 3 * shape.width), "int8"),
         ("parameters", (shape.heads, len(PARAMETERS)), "int32"),
+        ("dither", dither_table(shape.isa).shape, "int16"),
+        ("exponential", shape.exponential.table().shape, "int16"),
         ("out", (shape.tokens, shape.width), "int8"),
     ]
     with kernel(name, parameters) as (builder, buffers):
         qkv = flat(buffers[0], "int8", shape.tokens * 3 * shape.width)
-        table = flat(buffers[1], "int32", shape.heads * len(PARAMETERS))
-        out = flat(buffers[2], "int8", shape.tokens * shape.width)
+        per_head = flat(buffers[1], "int32", shape.heads * len(PARAMETERS))
+        tables = Tables(per_head, buffers[2], buffers[3])
+        out = flat(buffers[4], "int8", shape.tokens * shape.width)
         packed = _emit_packing(shape, qkv)
         with T.parallel(0, shape.heads * shape.blocks) as task:
             head, block = T.Bind(task // shape.blocks), T.Bind(task % shape.blocks)
-            _emit_block(shape, qkv, table, packed, head, block, out)
+            _emit_block(shape, qkv, tables, packed, head, block, out)
     return builder.get()
 
 
 def _emit_packing(shape: Attention, qkv: Buffer) -> PackedHeads:
-    """Pack keys and values, one task a head."""
-    heads, stride = shape.heads, 3 * shape.width
-    # (layout, position of the block in qkv, strides of columns and inner values, correction)
-    parts = (
-        (shape.keys, shape.width, stride, 1, -shape.isa.a_offset),
-        (shape.values, 2 * shape.width, 1, stride, shape.weight_offset),
-    )
-    operands = [
-        PackedOperand(
-            layout,
-            scratch(heads * layout.size, "int8"),
-            scratch(heads * layout.padded_columns, "int32") if factor else None,
-        )
-        for layout, _, _, _, factor in parts
-    ]
-    with T.parallel(0, heads) as head:
-        for operand, (layout, offset, column, inner, factor) in zip(operands, parts, strict=True):
-            start = T.Bind(head * shape.head_width + offset)
-            base = head * layout.size
-            emit_pack_right(layout, operand.panels, base, qkv, start, column, inner)
-            if operand.sums is not None:
-                first = head * layout.padded_columns
-                emit_right_sums(layout, operand.sums, first, qkv, start, column, inner, factor)
-    return PackedHeads(*operands)
+    """Pack keys and values, two tasks a head."""
+    stride = 3 * shape.width
+    offset = 128 if shape.isa.a_dtype == "int8" else 0
+    keys = allocate(shape.keys, shape.heads, True)
+    values = allocate(shape.values, shape.heads, bool(offset))
+    with T.parallel(0, 2 * shape.heads) as task:
+        head = T.Bind(task // 2)
+        start = T.Bind(head * shape.head_width)
+        with when(task % 2 == 0):
+            size = shape.tokens * stride
+            emit_pack_keys(keys, head, qkv, size, start + shape.width, stride)
+        with when(task % 2 == 1):
+            emit_pack_values(values, head, qkv, start + 2 * shape.width, stride, offset)
+    return PackedHeads(keys, values)
 
 
 def _emit_block(
-    shape: Attention, qkv: Buffer, table: Buffer, packed: PackedHeads, head: Expr, block: Expr,
+    shape: Attention, qkv: Buffer, tables: Tables, packed: PackedHeads, head: Expr, block: Expr,
     out: Buffer,
 ) -> None:  # fmt: skip
-    isa, keys, values = shape.isa, shape.keys, shape.values
+    isa, keys = shape.isa, shape.keys
     rows = shape.block_rows
     queries = scratch(rows * keys.depth, isa.a_dtype)
-    logits = scratch(rows * keys.padded_columns, "int32")
-    weights = scratch(rows * values.depth, isa.a_dtype)
+    logits = scratch(rows * shape.stride, "int32")
+    tops = scratch(rows * isa.lanes, "int32")
+    weights = scratch(rows * shape.stride, isa.a_dtype)
     scale = RowScale(scratch(rows, "int16"), scratch(rows, "int32"))
     first = T.Bind(block * rows)
     present = T.Bind(T.min(shape.tokens - first, rows))
-    rest = shape.tokens % rows % isa.rows
     is_last = block == shape.blocks - 1
+    per_head = tables.of_head(head)
     with T.serial(0, present) as row:
         start = (first + row) * (3 * shape.width) + head * shape.head_width
         emit_pack_left_row(isa, queries, row, keys.depth, qkv, start, shape.head_width)
-    _emit_logits(shape, queries, packed, head, present, rest, is_last, logits)
-    per_head = [T.Bind(table[head * len(PARAMETERS) + i]) for i in range(len(PARAMETERS))]
+        lanes = isa.lanes
+        store(tops, row * lanes, splat(PADDING_LOGIT, "int32", lanes), lanes)
+    _emit_logits(shape, queries, packed, head, present, is_last, logits, tops)
     with T.serial(0, present) as row:
         emit_row(
-            isa, shape.exponential, shape.tokens, logits, row * keys.padded_columns, weights,
-            row * values.depth, shape.weight_offset, per_head, shape.post_shift, scale, row,
+            isa, shape.exponential, shape.tokens, first + row, logits, tops, row, weights,
+            (tables.dither, tables.exponential), per_head, shape.post_shift, scale,
         )  # fmt: skip
-    _emit_output(shape, weights, packed, head, first, present, rest, is_last, scale, out)
+    _emit_output(shape, weights, packed, head, first, present, is_last, scale, out)
 
 
 def _emit_logits(
-    shape: Attention, queries: Buffer, packed: PackedHeads, head: Expr, present: Expr, rest: int,
-    is_last: Expr, logits: Buffer,
+    shape: Attention, queries: Buffer, packed: PackedHeads, head: Expr, present: Expr,
+    is_last: Expr, logits: Buffer, tops: Buffer,
 ) -> None:  # fmt: skip
-    """``logits[row, j] = q . k_j`` for the block's rows and all keys."""
+    """Step 1 for the block's rows and all keys; ``tops`` is the maximum of each lane so far."""
     isa, keys = shape.isa, shape.keys
-    words = flat(queries, word_dtype(isa), shape.block_rows * keys.depth // isa.k_group)
+    lanes, depth = isa.lanes, keys.depth // isa.k_group
+    words = flat(queries, word_dtype(isa), shape.block_rows * depth)
+    rest = shape.tokens % shape.block_rows % isa.rows
 
     def tile(row: Expr, rows: int, panel: Expr, width: int, real: int) -> None:
-        accumulators = packed.keys.accumulate(words, row, rows, head, panel, width)
+        accumulators = packed.keys.accumulate(words, row, depth, rows, head, panel, width)
         for r, accumulator in enumerate(accumulators):
-            base = (row + r) * keys.padded_columns + panel * isa.columns
-            for v in range(0, width, isa.lanes):
-                value = packed.keys.vector(accumulator, head, panel, v)
-                store(logits, base + v, value, isa.lanes)
+            base = (row + r) * shape.stride + panel * isa.columns
+            best = load(tops, (row + r) * lanes, lanes)
+            for v in range(0, width, lanes):
+                value = T.Bind(load(accumulator, v, lanes))
+                store(logits, base + v, value, lanes)
+                best = T.Bind(T.max(best, value))
+            store(tops, (row + r) * lanes, best, lanes)
 
     emit_tiles(keys, present, rest, is_last, tile)
 
 
 def _emit_output(
     shape: Attention, weights: Buffer, packed: PackedHeads, head: Expr, first: Expr, present: Expr,
-    rest: int, is_last: Expr, scale: RowScale, out: Buffer,
+    is_last: Expr, scale: RowScale, out: Buffer,
 ) -> None:  # fmt: skip
     """Weighted sum of the values, normalised per row, to int8."""
-    isa, values = shape.isa, shape.values
-    words = flat(weights, word_dtype(isa), shape.block_rows * values.depth // isa.k_group)
+    values = shape.values
+    isa, lanes, stride = values.isa, values.isa.lanes, shape.stride // values.isa.k_group
+    words = flat(weights, word_dtype(isa), shape.block_rows * stride)
+    rest = shape.tokens % shape.block_rows % isa.rows
 
     def tile(row: Expr, rows: int, panel: Expr, width: int, real: int) -> None:
-        accumulators = packed.values.accumulate(words, row, rows, head, panel, width)
+        accumulators = packed.values.accumulate(words, row, stride, rows, head, panel, width)
         column = head * shape.head_width + panel * isa.columns
         for r, accumulator in enumerate(accumulators):
             shift, multiplier = (T.Bind(b[row + r]) for b in (scale.shift, scale.multiplier))
-            half = T.Bind((T.int32(1) << shift) >> 1)
             base = (first + row + r) * shape.width + column
-            for v in range(0, width, isa.lanes):
-                value = packed.values.vector(accumulator, head, panel, v)
-                result = _emit_normalise(shape, value, half, shift, multiplier)
-                store_vector(out, base + v, result, "int8", isa.lanes, real - v)
+            size = values.group * lanes
+            for v in range(0, width, size):
+                vectors = [load(accumulator, v + u, lanes) for u in range(0, size, lanes)]
+                result = _emit_normalise(isa, shape.post_shift, vectors, shift, multiplier)
+                store_vector(out, base + v, result, "int8", size, real - v)
 
     emit_tiles(values, present, rest, is_last, tile)
 
 
 def _emit_normalise(
-    shape: Attention, value: Expr, half: Expr, shift: Expr, multiplier: Expr
+    isa: Isa, post_shift: int, vectors: Sequence[Expr], shift: Expr, multiplier: Expr
 ) -> Expr:
-    """Step 10 of the definition on one vector; ``half`` is the rounding constant of ``shift``."""
-    isa, lanes = shape.isa, shape.isa.lanes
-    shifted = (value + spread(half, lanes)) >> spread(shift, lanes)
-    narrow = T.Bind(cast(clamp(shifted, -32768, 32767, "int32", lanes), "int16", lanes))
-    product = T.Bind(isa.multiply_high(narrow, spread(multiplier, lanes), lanes))
-    rounded = rounding_shift_right(product, shape.post_shift, "int16", lanes)
-    return cast(clamp(T.Bind(rounded), -128, 127, "int16", lanes), "int8", lanes)
+    """Step 10 on a group of vectors: int8 in memory order."""
+    lanes = isa.lanes
+    half = T.Bind(spread((T.int32(1) << shift) >> 1, lanes))
+    amount = T.Bind(spread(shift, lanes))
+    shifted = [T.Bind((v + half) >> amount) for v in vectors]
+    if len(shifted) == 1:
+        narrow = [cast(clamp(shifted[0], -32768, 32767, "int32", lanes), "int16", lanes)]
+    else:
+        pairs = zip(shifted[::2], shifted[1::2], strict=True)
+        narrow = [isa.narrow16(a, b, lanes) for a, b in pairs]
+    width = min(2, len(shifted)) * lanes
+    factor = T.Bind(spread(multiplier, width))
+    products = [T.Bind(isa.multiply_high(T.Bind(n), factor, width)) for n in narrow]
+    rounded = [T.Bind(isa.round_shift(product, post_shift, width)) for product in products]
+    if len(rounded) == 2:
+        return T.Bind(isa.narrow8(rounded[0], rounded[1], width))
+    return cast(clamp(rounded[0], -128, 127, "int16", width), "int8", width)
 
 
-def default_block_rows(isa: Isa, tokens: int) -> int:
-    """Queries of a task: logits and exponentials of the block fit half of a 512 KB L2."""
-    row_bytes = tokens * (4 + np.dtype(isa.a_dtype).itemsize)
-    by_cache = max(isa.rows, 160 * 1024 // row_bytes // isa.rows * isa.rows)
-    return min(by_cache, round_up(tokens, isa.rows), 8 * isa.rows)
+def key_block(isa: Isa, block: int) -> Isa:
+    """ISA with a register block for the logits: whole groups of vectors."""
+    rows, vectors = divmod(block, 100)
+    return isa.with_block(rows * 100 + round_up(vectors, group_vectors(isa)))
+
+
+def value_block(isa: Isa, head_width: int) -> Isa:
+    """ISA with a register block for the weighted sum: taller where a head is narrow."""
+    vectors = -(-head_width // isa.lanes)
+    if 2 * vectors <= isa.vectors:
+        return isa.with_block(2 * isa.rows * 100 + vectors)
+    return isa.with_block(isa.rows * 100 + min(vectors, isa.vectors))
+
+
+def default_block_rows(isa: Isa, head_width: int, tokens: int) -> int:
+    """Queries of a task: logits and weights of the block and one head's panels fit an L2."""
+    tile = lcm(isa.rows, value_block(isa, head_width).rows)
+    row_bytes = row_stride(isa, tokens) * (4 + np.dtype(isa.a_dtype).itemsize)
+    by_cache = max(tile, 160 * 1024 // row_bytes // tile * tile)
+    return min(by_cache, round_up(tokens, tile), round_up(24, tile))
 
 
 def attention_space(context: LoweringContext) -> Space:
-    """What a tuner may choose: register block of both products, and queries of a task."""
-    tokens = context.types["qkv"].shape[0]
-    default = default_block_rows(context.isa, tokens)
+    """What a tuner may choose: register block of the logits, and queries of a task."""
+    isa = context.isa
+    tokens, columns = context.types["qkv"].shape
+    width = columns // (3 * context.types["exp_multiplier"].shape[0])
+    default = default_block_rows(key_block(isa, isa.block), width, tokens)
     others = [n for n in (4, 8, 12, 16, 24, 32, 48, 64, 96) if n < tokens]
+    blocks = [b for b in isa.blocks() if b % 100 % group_vectors(isa) == 0]
     return {
-        "block": context.isa.blocks(),
+        "block": [isa.block, *(b for b in blocks if b != isa.block)],
         "block_rows": [default, *(n for n in others if n != default)],
     }
 
@@ -280,14 +310,15 @@ def lower_attention(context: LoweringContext) -> Lowering:
     post_shift = int(context.attributes["post_shift"])
     check_constants(*constants, post_shift=post_shift, tokens=tokens)
     heads = constants[0].shape[0]
-    isa = context.isa.with_block(context.schedule.get("block", context.isa.block))
-    block_rows = context.schedule.get("block_rows", default_block_rows(isa, tokens))
+    head_width = columns // (3 * heads)
+    isa = key_block(context.isa, context.schedule.get("block", context.isa.block))
+    wanted = context.schedule.get("block_rows", default_block_rows(isa, head_width, tokens))
     shape = Attention(
         isa=isa,
         tokens=tokens,
         heads=heads,
-        head_width=columns // (3 * heads),
-        block_rows=round_up(block_rows, isa.rows),
+        head_width=head_width,
+        block_rows=round_up(wanted, lcm(isa.rows, value_block(isa, head_width).rows)),
         exponential=ShiftExponential(
             int(context.attributes["fraction_bits"]),
             *POLYNOMIALS[context.attributes["polynomial"]],
@@ -295,4 +326,5 @@ def lower_attention(context: LoweringContext) -> Lowering:
         post_shift=post_shift,
     )
     table = np.stack([c.astype(np.int32) for c in constants], axis=1)
-    return Lowering(build_attention(shape, "attention"), ["qkv", table], context.result)
+    tables = [table, dither_table(isa), shape.exponential.table()]
+    return Lowering(build_attention(shape, "attention"), ["qkv", *tables], context.result)

@@ -17,7 +17,8 @@ from iseg_tvm.kernels.vector import Buffer, Expr
 
 Dot = Callable[[Expr, Expr, Expr], Expr]
 MultiplyHigh = Callable[[Expr, Expr, int], Expr]
-RoundingShift = Callable[[Expr, Expr, int], Expr]
+VariableShift = Callable[[Expr, Expr, int], Expr]
+WeightSum = Callable[[Expr, Expr, int], Expr]
 RoundShift = Callable[[Expr, int, int], Expr]
 Narrow = Callable[[Expr, Expr, int], Expr]
 PairDot = Callable[[Expr, Expr, int], Expr]
@@ -40,10 +41,13 @@ class Isa:
     rows, vectors : register block: ``rows`` x (``vectors`` * lanes) accumulators
     dot : (accumulator int32xL, left word int32, right int8x(L * k_group)) -> int32xL
     multiply_high : (int16xN, int16xN, N) -> ``(a * b + 2**14) >> 15`` as int16xN
-    exponent_shift : (g int16xN, i int16xN in [0, 9], N) -> ``rshr(g, 7 + i)`` as int16xN
+    shift_right : (g int16xN >= 0, i int16xN in [0, 2**11], N) -> ``g >> i`` as int16xN, 0 if i > 15
     round_shift : (int16xN, constant s in [0, 15], N) -> ``rshr(x, s)`` as int16xN
     narrow16 : (int32xL, int32xL, L) -> both saturated to int16, int16x2L
     narrow8 : (int16xN, int16xN, N) -> both saturated to int8, int8x2N
+    narrow_weights : (int16xN, int16xN, N) of values in [0, 255] -> uint8x2N, as ``narrow8``
+    weight_sum : (int32xL, uint8xN or int16xN attention weights, N) -> the first plus, in some
+        order, sums of the second's lanes
     pack_lanes : int32 lanes that ``narrow16`` and ``narrow8`` take from one operand before they
         turn to the other: 4 on x86, which packs within 128 bits; else all. :mod:`packing` orders
         the columns of a panel so that packed results come out in memory order
@@ -52,6 +56,7 @@ class Isa:
     pair_dot : (int16xN, int16xN, N) -> int32x(N/2), sums of two products each, in any order
     weight_dot : faster ``dot`` that may be used if no right value is -128
     table_lookup : (int8 (256,) table, int8xN, N) -> ``table[x + 128]`` as int8xN, in registers
+    lookup64 : (int16 (64,) table, int16xN, N) -> the element at the low 6 bits, in registers
     registers : SIMD registers of the CPU
     """
 
@@ -65,15 +70,18 @@ class Isa:
     vectors: int
     dot: Dot
     multiply_high: MultiplyHigh
-    exponent_shift: RoundingShift
+    shift_right: VariableShift
     round_shift: RoundShift
     narrow16: Narrow
     narrow8: Narrow
+    narrow_weights: Narrow
+    weight_sum: WeightSum
     pack_lanes: int
     multiply_wide: MultiplyWide
     pair_dot: PairDot
     weight_dot: Dot | None = None
     table_lookup: TableLookup | None = None
+    lookup64: TableLookup | None = None
     registers: int = 32
 
     @property

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from iseg_tvm.kernels.isa import Isa
 from iseg_tvm.kernels.isa_generic import (
-    generic_exponent_shift,
     generic_multiply_high,
     generic_multiply_wide,
     generic_narrow8,
     generic_narrow16,
+    generic_narrow_weights,
     generic_pair_dot,
     generic_round_shift,
+    generic_shift_right,
+    generic_weight_sum,
 )
 from iseg_tvm.kernels.vector import Expr, T, cast, reinterpret, splat
 
@@ -24,14 +26,31 @@ def _neon_multiply_high(a: Expr, b: Expr, lanes: int) -> Expr:
     )
 
 
-def _neon_exponent_shift(g: Expr, i: Expr, lanes: int) -> Expr:
-    """``srshl`` by a negative amount is the rounding right shift itself."""
+def _neon_shift_right(g: Expr, i: Expr, lanes: int) -> Expr:
+    """``ushl`` by a negative amount, of which the instruction reads one byte."""
     if lanes not in (4, 8):
-        return generic_exponent_shift(g, i, lanes)
-    amount = splat(-7, "int16", lanes) - i
+        return generic_shift_right(g, i, lanes)
+    amount = splat(0, "int16", lanes) - T.min(i, splat(15, "int16", lanes))
     return T.call_llvm_pure_intrin(
-        f"int16x{lanes}", f"llvm.aarch64.neon.srshl.v{lanes}i16", g, amount
+        f"int16x{lanes}", f"llvm.aarch64.neon.ushl.v{lanes}i16", g, amount
     )
+
+
+def _neon_weight_sum(accumulator: Expr, weights: Expr, lanes: int) -> Expr:
+    """``uaddlp``, ``uadalp``."""
+    if lanes != 16:
+        return generic_weight_sum(accumulator, weights, lanes)
+    pairs = T.call_llvm_pure_intrin("int16x8", "llvm.aarch64.neon.uaddlp.v8i16.v16i8", weights)
+    quads = T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.uaddlp.v4i32.v8i16", pairs)
+    return accumulator + quads
+
+
+def _udot_weight_sum(accumulator: Expr, weights: Expr, lanes: int) -> Expr:
+    """``udot`` with ones."""
+    if lanes != 16:
+        return generic_weight_sum(accumulator, weights, lanes)
+    name = "llvm.aarch64.neon.udot.v4i32.v16i8"
+    return T.call_llvm_pure_intrin("int32x4", name, accumulator, weights, splat(1, "uint8", 16))
 
 
 def _neon_round_shift(x: Expr, shift: int, lanes: int) -> Expr:
@@ -86,20 +105,23 @@ def _sdot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
 FAMILIES = (
     Isa(
         "neon", ("neon",), 16, 4, "int8", 0, 4, 4,
-        _neon_dot, _neon_multiply_high, _neon_exponent_shift,
-        _neon_round_shift, generic_narrow16, generic_narrow8, 4,
+        _neon_dot, _neon_multiply_high, _neon_shift_right,
+        _neon_round_shift, generic_narrow16, generic_narrow8,
+        generic_narrow_weights, _neon_weight_sum, 4,
         generic_multiply_wide, generic_pair_dot, _neon_weight_dot,
     ),
     Isa(
         "neon_dotprod", ("neon", "dotprod"), 16, 4, "int8", 0, 6, 4,
-        _sdot, _neon_multiply_high, _neon_exponent_shift,
-        _neon_round_shift, generic_narrow16, generic_narrow8, 4,
+        _sdot, _neon_multiply_high, _neon_shift_right,
+        _neon_round_shift, generic_narrow16, generic_narrow8,
+        generic_narrow_weights, _udot_weight_sum, 4,
         generic_multiply_wide, generic_pair_dot,
     ),
     Isa(
         "neon_i8mm", ("neon", "dotprod", "i8mm"), 16, 4, "int8", 0, 6, 4,
-        _sdot, _neon_multiply_high, _neon_exponent_shift,
-        _neon_round_shift, generic_narrow16, generic_narrow8, 4,
+        _sdot, _neon_multiply_high, _neon_shift_right,
+        _neon_round_shift, generic_narrow16, generic_narrow8,
+        generic_narrow_weights, _udot_weight_sum, 4,
         generic_multiply_wide, generic_pair_dot,
     ),
 )  # fmt: skip

@@ -20,12 +20,10 @@ def generic_multiply_high(a: Expr, b: Expr, lanes: int) -> Expr:
     return cast(wide >> splat(15, "int32", lanes), "int16", lanes)
 
 
-def generic_exponent_shift(g: Expr, i: Expr, lanes: int) -> Expr:
-    """``rshr(g, 7 + i)`` on int16 lanes."""
-    shift = cast(i, "int32", lanes)
-    half = splat(64, "int32", lanes) << shift
-    wide = (cast(g, "int32", lanes) + half) >> (shift + splat(7, "int32", lanes))
-    return cast(wide, "int16", lanes)
+def generic_shift_right(g: Expr, i: Expr, lanes: int) -> Expr:
+    """``g >> i`` on int16 lanes."""
+    amount = T.min(i, splat(15, "int16", lanes))
+    return cast(cast(g, "int32", lanes) >> cast(amount, "int32", lanes), "int16", lanes)
 
 
 def generic_round_shift(x: Expr, shift: int, lanes: int) -> Expr:
@@ -60,6 +58,22 @@ def generic_pair_dot(a: Expr, b: Expr, lanes: int) -> Expr:
     return low + high
 
 
+def generic_narrow_weights(a: Expr, b: Expr, lanes: int) -> Expr:
+    """Truncate two int16 vectors to one of uint8, the second behind the first."""
+    halves = [cast(v, "uint8", lanes) for v in (a, b)]
+    return T.Shuffle(halves, [T.int32(i) for i in range(2 * lanes)])
+
+
+def generic_weight_sum(accumulator: Expr, weights: Expr, lanes: int) -> Expr:
+    """Widen and add piece by piece."""
+    size = int(accumulator.ty.dtype.lanes)
+    wide = T.Bind(cast(weights, "int32", lanes))
+    for start in range(0, lanes, size):
+        piece = T.Shuffle([wide], [T.int32(start + i) for i in range(size)])
+        accumulator = accumulator + piece
+    return accumulator
+
+
 def _generic_dot(lanes: int) -> Dot:
     """One int16 value a lane."""
 
@@ -73,8 +87,9 @@ def _generic_dot(lanes: int) -> Dot:
 FAMILIES = (
     Isa(
         "generic", (), 16, 1, "int16", 0, 4, 2,
-        _generic_dot(4), generic_multiply_high, generic_exponent_shift,
-        generic_round_shift, generic_narrow16, generic_narrow8, 4,
+        _generic_dot(4), generic_multiply_high, generic_shift_right,
+        generic_round_shift, generic_narrow16, generic_narrow8, generic_narrow_weights,
+        generic_weight_sum, 4,
         generic_multiply_wide, generic_pair_dot,
         registers=16,
     ),

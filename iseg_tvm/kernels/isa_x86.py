@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from iseg_tvm.kernels.isa import (
     Dot,
     Isa,
@@ -9,15 +11,24 @@ from iseg_tvm.kernels.isa import (
     MultiplyWide,
     Narrow,
     PairDot,
-    RoundingShift,
     RoundShift,
+    WeightSum,
 )
 from iseg_tvm.kernels.isa_generic import (
-    generic_exponent_shift,
     generic_multiply_high,
     generic_round_shift,
+    generic_shift_right,
 )
-from iseg_tvm.kernels.vector import Buffer, Expr, T, cast, load, reinterpret, splat
+from iseg_tvm.kernels.vector import (
+    Buffer,
+    Expr,
+    T,
+    cast,
+    constant_vector,
+    load,
+    reinterpret,
+    splat,
+)
 
 
 def _x86_multiply_high(intrinsics: dict[int, str]) -> MultiplyHigh:
@@ -60,35 +71,56 @@ def _vnni_dot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
     )
 
 
-# Bytes 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128, 0 as little-endian words.
-_POWER_WORDS = [0, 1 << 24, 2 | 4 << 8 | 8 << 16 | 16 << 24, 32 | 64 << 8 | 128 << 16]
-_POWER_INDEX = 0x070F
+def _avx2_shift_right(g: Expr, i: Expr, lanes: int) -> Expr:
+    """``g >> i = (2 g * 2**(15 - i)) >> 16``, the power looked up by byte shuffle.
 
-
-def _pshufb_exponent_shift(shuffles: dict[int, str], multiply_high: MultiplyHigh) -> RoundingShift:
-    """``rshr(g, 7 + i) = mulhrs(g, 2**(8 - i))``, the power looked up by byte shuffle.
-
-    The low byte of a lane reads ``T[15 - i]`` and the high byte ``T[7 - i]``, which together are
-    ``2**(8 - i)`` (256 does not fit one byte); a negative index gives 0. AVX2 has no 16-bit
-    variable shift.
+    AVX2 has no 16-bit variable shift. A word's upper byte looks up 2**(7 - i), its lower one
+    2**(15 - i); the bytes' indices i and i + 8 meet zeros where the power is not theirs.
     """
+    if lanes != 16:
+        return generic_shift_right(g, i, lanes)
+    amount = T.min(i, splat(15, "int16", lanes))
+    index = T.Bind(amount * splat(257, "int16", lanes) + splat(8, "int16", lanes))
+    powers = np.array([128, 64, 32, 16, 8, 4, 2, 1] + [0] * 8, np.uint8)
+    power = T.call_llvm_pure_intrin(
+        "int8x32", "llvm.x86.avx2.pshuf.b", constant_vector(np.tile(powers, 2)),
+        reinterpret(index, "int8", 32),
+    )  # fmt: skip
+    return T.call_llvm_pure_intrin(
+        "int16x16", "llvm.x86.avx2.pmulhu.w", g + g, reinterpret(power, "int16", lanes)
+    )
 
-    def exponent_shift(g: Expr, i: Expr, lanes: int) -> Expr:
-        if lanes not in shuffles:
-            return generic_exponent_shift(g, i, lanes)
-        index = splat(_POWER_INDEX, "int16", lanes) - i * splat(257, "int16", lanes)
-        table = reinterpret(_repeat_words(_POWER_WORDS, lanes // 8), "int8", 2 * lanes)
-        power = T.call_llvm_pure_intrin(
-            f"int8x{2 * lanes}", shuffles[lanes], table, reinterpret(index, "int8", 2 * lanes)
-        )
-        return multiply_high(g, reinterpret(power, "int16", lanes), lanes)
 
-    return exponent_shift
+def _avx512_shift_right(g: Expr, i: Expr, lanes: int) -> Expr:
+    """``vpsrlvw``."""
+    if lanes != 32:
+        return generic_shift_right(g, i, lanes)
+    return T.call_llvm_pure_intrin("int16x32", "llvm.x86.avx512.psrlv.w.512", g, i)
 
 
-def _repeat_words(words: list[int], times: int) -> Expr:
-    """Constant int32 vector holding the four ``words`` ``times`` over."""
-    return T.Shuffle([T.int32(w) for w in words * times], [T.int32(k) for k in range(4 * times)])
+def _avx512_lookup64(table: Buffer, x: Expr, lanes: int) -> Expr:
+    """``vpermi2w``."""
+    halves = [load(table, 32 * h, 32) for h in range(2)]
+    name = "llvm.x86.avx512.vpermi2var.hi.512"
+    return T.call_llvm_pure_intrin("int16x32", name, halves[0], x, halves[1])
+
+
+def _madd_weight_sum(intrinsic: str) -> WeightSum:
+    """``vpmaddwd`` with ones."""
+
+    def weight_sum(accumulator: Expr, weights: Expr, lanes: int) -> Expr:
+        ones = splat(1, "int16", lanes)
+        pairs = T.call_llvm_pure_intrin(f"int32x{lanes // 2}", intrinsic, weights, ones)
+        return accumulator + pairs
+
+    return weight_sum
+
+
+def _vnni_weight_sum(accumulator: Expr, weights: Expr, lanes: int) -> Expr:
+    """``vpdpbusd`` with ones."""
+    name = "llvm.x86.avx512.vpdpbusd.512"
+    quads = reinterpret(weights, "int8", lanes)
+    return T.call_llvm_pure_intrin("int32x16", name, accumulator, quads, splat(1, "int8", lanes))
 
 
 def _mulhrs_round_shift(multiply_high: MultiplyHigh, widths: tuple[int, ...]) -> RoundShift:
@@ -151,13 +183,12 @@ def _vbmi_table_lookup(table: Buffer, x: Expr, lanes: int) -> Expr:
 
 _MULHRS_AVX2 = _x86_multiply_high({8: _MULHRS_128, 16: _MULHRS_256})
 _MULHRS_AVX512 = _x86_multiply_high({8: _MULHRS_128, 16: _MULHRS_256, 32: _MULHRS_512})
-_SHIFT_AVX2 = _pshufb_exponent_shift({16: "llvm.x86.avx2.pshuf.b"}, _MULHRS_AVX2)
-_SHIFT_AVX512 = _pshufb_exponent_shift({32: "llvm.x86.avx512.pshuf.b.512"}, _MULHRS_AVX512)
 _ROUND_AVX2 = _mulhrs_round_shift(_MULHRS_AVX2, (8, 16))
 _ROUND_AVX512 = _mulhrs_round_shift(_MULHRS_AVX512, (8, 16, 32))
 _PACKS_AVX2 = (
     _packs("llvm.x86.avx2.packssdw", "int16"),
     _packs("llvm.x86.avx2.packsswb", "int8"),
+    _packs("llvm.x86.avx2.packuswb", "uint8"),
 )
 _WIDE_AVX2 = (
     _x86_multiply_wide("llvm.x86.avx2.pmulh.w"),
@@ -170,29 +201,37 @@ _WIDE_AVX512 = (
 _PACKS_AVX512 = (
     _packs("llvm.x86.avx512.packssdw.512", "int16"),
     _packs("llvm.x86.avx512.packsswb.512", "int8"),
+    _packs("llvm.x86.avx512.packuswb.512", "uint8"),
 )
 
 
 FAMILIES = (
     Isa(
         "avx2", ("avx2",), 32, 2, "int16", 0, 6, 2,
-        _madd_dot(8, "llvm.x86.avx2.pmadd.wd"), _MULHRS_AVX2, _SHIFT_AVX2,
-        _ROUND_AVX2, *_PACKS_AVX2, 4, *_WIDE_AVX2,
+        _madd_dot(8, "llvm.x86.avx2.pmadd.wd"), _MULHRS_AVX2, _avx2_shift_right,
+        _ROUND_AVX2, *_PACKS_AVX2, _madd_weight_sum("llvm.x86.avx2.pmadd.wd"), 4,
+        *_WIDE_AVX2,
         registers=16,
     ),
     Isa(
         "avx512bw", ("avx512bw",), 64, 2, "int16", 0, 6, 4,
-        _madd_dot(16, "llvm.x86.avx512.pmaddw.d.512"), _MULHRS_AVX512, _SHIFT_AVX512,
-        _ROUND_AVX512, *_PACKS_AVX512, 4, *_WIDE_AVX512,
+        _madd_dot(16, "llvm.x86.avx512.pmaddw.d.512"), _MULHRS_AVX512, _avx512_shift_right,
+        _ROUND_AVX512, *_PACKS_AVX512, _madd_weight_sum("llvm.x86.avx512.pmaddw.d.512"), 4,
+        *_WIDE_AVX512,
+        lookup64=_avx512_lookup64,
     ),
     Isa(
         "avx512vnni", ("avx512bw", "avx512vnni"), 64, 4, "uint8", 128, 6, 4,
-        _vnni_dot, _MULHRS_AVX512, _SHIFT_AVX512,
-        _ROUND_AVX512, *_PACKS_AVX512, 4, *_WIDE_AVX512,
+        _vnni_dot, _MULHRS_AVX512, _avx512_shift_right,
+        _ROUND_AVX512, *_PACKS_AVX512, _vnni_weight_sum, 4,
+        *_WIDE_AVX512,
+        lookup64=_avx512_lookup64,
     ),
     Isa(
         "avx512vbmi", ("avx512bw", "avx512vnni", "avx512vbmi"), 64, 4, "uint8", 128, 6, 4,
-        _vnni_dot, _MULHRS_AVX512, _SHIFT_AVX512,
-        _ROUND_AVX512, *_PACKS_AVX512, 4, *_WIDE_AVX512, None, _vbmi_table_lookup,
+        _vnni_dot, _MULHRS_AVX512, _avx512_shift_right,
+        _ROUND_AVX512, *_PACKS_AVX512, _vnni_weight_sum, 4,
+        *_WIDE_AVX512, None, _vbmi_table_lookup,
+        _avx512_lookup64,
     ),
 )  # fmt: skip

@@ -147,7 +147,7 @@ def emit_pack_left_row(
         store(destination, row * depth + k, splat(0, isa.a_dtype, 1), 1)
 
 
-def _column_of(layout: PanelLayout, lane: Expr) -> Expr:
+def column_of(layout: PanelLayout, lane: Expr) -> Expr:
     """:func:`packed_order` as an expression: the column that lane ``lane`` holds."""
     isa, group = layout.isa, layout.group
     if group == 1:
@@ -176,7 +176,7 @@ def emit_pack_right(
         with T.serial(0, count) as p, T.serial(0, layout.depth // group) as g:
             panel = base + layout.offset(first + p)
             with T.serial(0, width) as n:
-                column = (first + p) * isa.columns + _column_of(layout, n)
+                column = (first + p) * isa.columns + column_of(layout, n)
                 for j in range(group):
                     k = g * group + j
                     target = panel + (g * width + n) * group + j
@@ -193,7 +193,7 @@ def emit_right_sums(
     """Write ``factor * sum_k element(n, k)`` for the real columns, int32; 0 for padding."""
     with T.serial(0, layout.padded_columns) as n:
         store(destination, base + n, T.int32(0), 1)
-        column = _column_of(layout, n)
+        column = column_of(layout, n)
         with when(column < layout.columns), T.serial(0, layout.inner) as k:
             element = cast(source[start + column * column_stride + k * inner_stride], "int32", 1)
             store(destination, base + n, destination[base + n] + element * T.int32(factor), 1)

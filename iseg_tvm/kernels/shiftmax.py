@@ -1,32 +1,36 @@
-"""One row of Shiftmax: maximum, shift exponential, row sum and its reciprocal scale.
+"""One row of Shiftmax: shift exponential, row sum and its reciprocal scale.
 
-Definition and step numbers: ``relay_ops/shiftmax_attention.py``.
+Definition and step numbers: ``relay_ops/shiftmax_attention.py``; step 1 belongs to the product.
+Keys are handled in groups: the accumulator vectors whose weights fill one vector of left operands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from iseg_tvm.kernels.isa import Isa
+from iseg_tvm.kernels.packing import packed_order
 from iseg_tvm.kernels.vector import (
     Buffer,
     Expr,
     T,
     cast,
-    clamp,
+    constant_vector,
     load,
+    reinterpret,
     scratch,
-    spans,
     splat,
     spread,
     store,
 )
-from relay_ops.shiftmax_attention import PEAK
+from relay_ops.shiftmax_attention import DITHER_QUERY, PEAK, dither
 
-INT32_MIN = -(2**31)
-LAST_EXPONENT = 9
-"""From here on ``rshr(g, 7 + i)`` is 0 for every g."""
+DITHER_PERIOD = 32
+"""Keys after which ``dither`` repeats."""
+TABLE_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,18 @@ class ShiftExponential:
     c1: int
     c2: int
 
+    @property
+    def has_table(self) -> bool:
+        """Whether :meth:`table` holds g for every fraction."""
+        return 1 << self.fraction_bits <= TABLE_SIZE
+
+    def table(self) -> np.ndarray:
+        """Values of step 5's g by the exponent's low bits; int16 (64,)."""
+        bits = self.fraction_bits
+        u = (np.arange(TABLE_SIZE, dtype=np.int64) % (1 << bits)) << (15 - bits)
+        inner = self.c1 + ((u * self.c2 + (1 << 14)) >> 15)
+        return (PEAK + ((u * inner + (1 << 14)) >> 15)).astype(np.int16)
+
 
 @dataclass(frozen=True)
 class RowScale:
@@ -46,86 +62,147 @@ class RowScale:
     shift: Buffer
 
 
+def group_vectors(isa: Isa) -> int:
+    """Accumulator vectors whose weights fill one vector of left operands."""
+    return 2 if isa.a_dtype == "int16" else 4
+
+
+def group_columns(isa: Isa) -> int:
+    """Keys of a group."""
+    return group_vectors(isa) * isa.lanes
+
+
+def row_stride(isa: Isa, tokens: int) -> int:
+    """Keys of a row, rounded up to whole groups."""
+    return -(-tokens // group_columns(isa)) * group_columns(isa)
+
+
+def dither_table(isa: Isa) -> np.ndarray:
+    """Step 6's summands of query 0 in the order of the lanes, one period; int16."""
+    columns = group_columns(isa)
+    order = packed_order(isa, group_vectors(isa), 2)
+    starts = np.arange(0, max(DITHER_PERIOD, columns), columns)
+    return dither(0, starts[:, None] + order).astype(np.int16).reshape(-1)
+
+
+@dataclass(frozen=True)
+class RowOperands:
+    """What steps 2 and 3 need in every lane: ``top`` with the rounding constant of ``shift``."""
+
+    top: Expr
+    shift: Expr
+    multiplier: Expr
+
+
 def emit_exponential(
-    isa: Isa, constants: ShiftExponential, x: Expr, offset: Expr, shift: Expr, multiplier: Expr,
-    lanes: int,
+    isa: Isa, constants: ShiftExponential, logits: Sequence[Expr], row: RowOperands,
+    summand: Expr, table: Buffer,
 ) -> Expr:  # fmt: skip
-    """Steps 2 to 6: int32 logits to 0..255 as int16 lanes.
-
-    ``offset`` is minus the row maximum plus the rounding constant of ``shift``; the difference is
-    at least -2**22, so the sum cannot wrap.
-    """
-    bits = constants.fraction_bits
-    scaled = (x + spread(offset, lanes)) >> spread(shift, lanes)
-    # The upper bound never binds; with it LLVM takes vpackssdw for the whole step.
-    t = T.Bind(cast(clamp(scaled, -32768, 32767, "int32", lanes), "int16", lanes))
-    p = T.Bind(splat(0, "int16", lanes) - isa.multiply_high(t, spread(multiplier, lanes), lanes))
-    i = T.min(p >> splat(bits, "int16", lanes), splat(LAST_EXPONENT, "int16", lanes))
-    fraction = p & splat((1 << bits) - 1, "int16", lanes)
-    u = T.Bind(fraction << splat(15 - bits, "int16", lanes))
-    inner = splat(constants.c1, "int16", lanes)
-    if constants.c2:
-        inner = inner + isa.multiply_high(u, splat(constants.c2, "int16", lanes), lanes)
-    g = splat(PEAK, "int16", lanes) + isa.multiply_high(u, T.Bind(inner), lanes)
-    return isa.exponent_shift(T.Bind(g), T.Bind(i), lanes)
-
-
-def _emit_maximum(isa: Isa, count: int, logits: Buffer, start: Expr) -> Expr:
-    """Step 1: maximum of ``count`` int32 values."""
-    lanes = isa.lanes
-    full, tail = spans(count, lanes)
-    best = scratch(lanes, "int32")
-    store(best, 0, splat(INT32_MIN, "int32", lanes), lanes)
-    with T.serial(0, full) as j:
-        store(best, 0, T.max(load(best, 0, lanes), load(logits, start + j * lanes, lanes)), lanes)
-    top = scratch(1, "int32")
-    store(top, 0, T.int32(INT32_MIN), 1)
-    for lane in range(lanes):
-        store(top, 0, T.max(top[0], best[lane]), 1)
-    with T.serial(tail, count) as j:
-        store(top, 0, T.max(top[0], logits[start + j]), 1)
-    return T.Bind(top[0])
+    """Steps 2 to 6: two vectors of int32 logits to weights 0..255 as int16 lanes."""
+    lanes, bits = 2 * isa.lanes, constants.fraction_bits
+    differences = [T.Bind((row.top - x) >> row.shift) for x in logits]
+    t = T.Bind(isa.narrow16(differences[0], differences[1], isa.lanes))
+    p = T.Bind(isa.multiply_high(t, row.multiplier, lanes))
+    i = T.Bind(p >> splat(bits, "int16", lanes))
+    if isa.lookup64 is not None and constants.has_table:
+        g = isa.lookup64(table, p, lanes)
+    else:
+        mask = splat(((1 << bits) - 1) << (15 - bits), "int16", lanes)
+        u = T.Bind((p << splat(15 - bits, "int16", lanes)) & mask)
+        inner = splat(constants.c1, "int16", lanes)
+        if constants.c2:
+            product = isa.multiply_high(u, splat(constants.c2, "int16", lanes), lanes)
+            inner = T.Bind(inner + product)
+        g = splat(PEAK, "int16", lanes) + isa.multiply_high(u, inner, lanes)
+    shifted = isa.shift_right(T.Bind(g), i, lanes)
+    return T.Bind((shifted + summand) >> splat(7, "int16", lanes))
 
 
 def emit_row(
-    isa: Isa, constants: ShiftExponential, count: int, logits: Buffer, start: Expr,
-    weights: Buffer, weight_start: Expr, weight_offset: int, per_head: Sequence[Expr],
-    post_shift: int, scale: RowScale, row: Expr,
+    isa: Isa, constants: ShiftExponential, tokens: int, query: Expr, logits: Buffer, tops: Buffer,
+    row: Expr, weights: Buffer, tables: tuple[Buffer, Buffer],
+    per_head: Sequence[Expr], post_shift: int, scale: RowScale,
 ) -> None:  # fmt: skip
-    """Steps 1 to 9 for one query.
+    """Steps 2 to 9 for one query.
 
     Parameters
     ----------
-    count : keys; ``logits[start : start + count]`` is the row
-    weights, weight_start : where the exponentials go, in the left-operand format
-    weight_offset : subtracted from them (128 for int8 left operands)
+    query : its index among all tokens
+    logits, tops, row : row of the block; ``tops`` holds the maxima of its lanes
+    weights : where the weights go, in the left-operand format
+    tables : :func:`dither_table` and :meth:`ShiftExponential.table`
     per_head : int32 scalars exp_multiplier, exp_shift, out_multiplier, out_shift
-    scale, row : receives the row's multiplier and shift
+    scale : receives the row's multiplier and shift
     """
     exp_multiplier, exp_shift, out_multiplier, out_shift = per_head
-    top = _emit_maximum(isa, count, logits, start)
-    multiplier = T.Bind(cast(exp_multiplier, "int16", 1))
-    offset = T.Bind(((T.int32(1) << exp_shift) >> 1) - top)
-    lanes = isa.vector_bytes // 2
-    full, tail = spans(count, lanes)
-    sums, total = scratch(lanes, "int32"), scratch(1, "int32")
+    lanes, columns, stride = isa.lanes, group_columns(isa), row_stride(isa, tokens)
+    top = T.call_llvm_pure_intrin(
+        "int32", f"llvm.vector.reduce.smax.v{lanes}i32", load(tops, row * lanes, lanes)
+    )
+    operands = RowOperands(
+        T.Bind(spread(T.Bind(top + ((T.int32(1) << exp_shift) >> 1)), lanes)),
+        T.Bind(spread(exp_shift, lanes)),
+        T.Bind(spread(cast(exp_multiplier, "int16", 1), 2 * lanes)),
+    )
+    summands = _row_summands(isa, tables[0], query)
+    sums = scratch(lanes, "int32")
     store(sums, 0, splat(0, "int32", lanes), lanes)
-    store(total, 0, T.int32(0), 1)
 
-    def exponentials(position: Expr, width: int) -> Expr:
-        x = load(logits, start + position, width)
-        e = T.Bind(emit_exponential(isa, constants, x, offset, exp_shift, multiplier, width))
-        packed = cast(e - splat(weight_offset, "int16", width), isa.a_dtype, width)
-        store(weights, weight_start + position, packed, width)
-        return cast(e, "int32", width)
+    def group(index: Expr, keep: np.ndarray | None) -> None:
+        start = row * stride + index * columns
+        logit = [T.Bind(load(logits, start + v, lanes)) for v in range(0, columns, lanes)]
+        values = [
+            emit_exponential(
+                isa, constants, logit[2 * h : 2 * h + 2], operands, summands(index, h), tables[1]
+            )
+            for h in range(len(logit) // 2)
+        ]
+        packed = values[0]
+        if len(values) == 2:
+            packed = T.Bind(isa.narrow_weights(values[0], values[1], 2 * lanes))
+        store(weights, start, _left(isa, packed), columns)
+        if keep is not None:
+            packed = T.Bind(packed & constant_vector(keep))
+        store(sums, 0, isa.weight_sum(load(sums, 0, lanes), packed, columns), lanes)
 
-    with T.serial(0, full) as j:
-        store(sums, 0, load(sums, 0, lanes) + exponentials(j * lanes, lanes), lanes)
-    with T.serial(tail, count) as j:
-        store(total, 0, total[0] + exponentials(j, 1), 1)
-    for lane in range(lanes):
-        store(total, 0, total[0] + sums[lane], 1)
-    _emit_scale(T.Bind(total[0]), out_multiplier, out_shift, post_shift, scale, row)
+    full, rest = divmod(tokens, columns)
+    if full:
+        with T.serial(0, full) as index:
+            group(index, None)
+    if rest:
+        dtype = np.int16 if isa.a_dtype == "int16" else np.uint8
+        real = np.arange(columns) < rest
+        group(T.int32(full), np.where(real, np.iinfo(dtype).max, 0).astype(dtype))
+    total = T.call_llvm_pure_intrin(
+        "int32", f"llvm.vector.reduce.add.v{lanes}i32", load(sums, 0, lanes)
+    )
+    _emit_scale(T.Bind(total), out_multiplier, out_shift, post_shift, scale, row)
+
+
+def _left(isa: Isa, packed: Expr) -> Expr:
+    """Weights in the left-operand format; int8 ones are 128 less."""
+    if isa.a_dtype != "int8":
+        return packed
+    columns = group_columns(isa)
+    return reinterpret(packed ^ splat(128, "uint8", columns), "int8", columns)
+
+
+def _row_summands(isa: Isa, table: Buffer, query: Expr) -> Callable[[Expr, int], Expr]:
+    """Step 6's summands of one query: function (group, half of the group) -> int16 vector."""
+    lanes, columns = 2 * isa.lanes, group_columns(isa)
+    phases = max(1, DITHER_PERIOD // columns)
+    offset = T.Bind(spread(cast((query * DITHER_QUERY) & 127, "int16", 1), lanes))
+    mask = splat(127, "int16", lanes)
+    vectors = [
+        T.Bind((load(table, n * lanes, lanes) + offset) & mask)
+        for n in range(phases * columns // lanes)
+    ]
+    if phases == 1:
+        return lambda index, half: vectors[half]
+    shifted = scratch(phases * columns, "int16")
+    for n, vector in enumerate(vectors):
+        store(shifted, n * lanes, vector, lanes)
+    return lambda index, half: load(shifted, (index % phases) * columns + half * lanes, lanes)
 
 
 def _emit_scale(

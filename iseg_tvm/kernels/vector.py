@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx import PrimFunc
@@ -32,6 +33,13 @@ def splat(value: int, dtype: str, lanes: int) -> Expr:
     """Constant vector."""
     scalar = T.IntImm(dtype, value)
     return scalar if lanes == 1 else T.broadcast(scalar, lanes)
+
+
+def constant_vector(values: np.ndarray) -> Expr:
+    """Constant vector of different lanes, a multiple of 4 bytes."""
+    words = np.ascontiguousarray(values).view(np.int32)
+    vector = T.Shuffle([T.int32(int(w)) for w in words], [T.int32(i) for i in range(words.size)])
+    return reinterpret(vector, str(values.dtype), values.size)
 
 
 def spread(value: Expr, lanes: int) -> Expr:

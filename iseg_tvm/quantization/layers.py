@@ -209,6 +209,9 @@ class IntegerAttention:
     post_shift: int
 
 
+FRACTION_BITS = 6
+"""Steps of 1.1 %, which dithering makes up for; 64 fractions are a table in two registers."""
+
 LOG2_E = {"quadratic": math.log2(math.e), "linear": 1.4375}
 """``linear`` is I-ViT's ``1 + 1/2 - 1/16``, whose error partly cancels its polynomial's."""
 
@@ -233,7 +236,7 @@ def quantize_attention(
     """
     real = logit_scale * LOG2_E[polynomial] / math.sqrt(head_width)
     spare = math.floor(math.log2(BELOW_ONE / float(real.max())))
-    fraction_bits = min(max(spare, limits.FRACTION_BITS_MIN), limits.FRACTION_BITS_MAX)
+    fraction_bits = min(max(spare, limits.FRACTION_BITS_MIN), FRACTION_BITS)
     # A head whose logits all but vanish attends evenly at any scale: keep its multiplier above 0.
     exponents = np.maximum(real * 2.0**fraction_bits, 2.0 ** -(fp.SHIFT_MAX - 1))
     exp = [fp.dyadic(min(float(e), BELOW_ONE), 0) for e in exponents]

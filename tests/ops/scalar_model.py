@@ -112,17 +112,17 @@ def shiftmax_attention(
         start = part * total + head * width
         return [row[start : start + width] for row in qkv]
 
-    def exponential(difference: int, head: int) -> int:
+    def exponential(difference: int, head: int, i: int, j: int) -> int:
         t = sat(rshr(difference, exp_shift[head]), 16)
-        p = -mulh(t, exp_multiplier[head])
-        i, fraction = divmod(p, 2**fraction_bits)
+        p = mulh(t, exp_multiplier[head])
+        n, fraction = divmod(p, 2**fraction_bits)
         u = fraction * 2 ** (15 - fraction_bits)
         g = 32640 + mulh(u, c1 + mulh(u, c2))
-        return rshr(g, 7 + i)
+        return (g // 2**n + (76 * j + 44 * i + 2) % 128) // 2**7
 
-    def one(query: Vector, keys: Matrix, values: Matrix, head: int) -> Vector:
+    def one(i: int, query: Vector, keys: Matrix, values: Matrix, head: int) -> Vector:
         x = [_dot(query, key) for key in keys]
-        e = [exponential(v - max(x), head) for v in x]
+        e = [exponential(max(x) - v, head, i, j) for j, v in enumerate(x)]
         s = sum(e)
         b = s.bit_length()
         aligned = s * 2**15 // 2**b
@@ -134,7 +134,8 @@ def shiftmax_attention(
         return [sat(rshr(mulh(sat(rshr(v, w), 16), m), post_shift), 8) for v in o]
 
     per_head = [
-        [one(q, columns(1, h), columns(2, h), h) for q in columns(0, h)] for h in range(heads)
+        [one(i, q, columns(1, h), columns(2, h), h) for i, q in enumerate(columns(0, h))]
+        for h in range(heads)
     ]
     return [[v for part in parts for v in part] for parts in zip(*per_head, strict=True)]
 
