@@ -249,4 +249,3 @@ def _ones(isa: Isa) -> int:
     """A left word of ``k_group`` ones."""
     bits = {"int16": 16, "int8": 8, "uint8": 8}[isa.a_dtype]
     return sum(1 << (bits * j) for j in range(isa.k_group))
-

@@ -35,12 +35,21 @@ SPECS = {
 ATTRIBUTES: dict[str, Any] = {
     "post_shift": 7, "dtype": "int8", "skip_shift": 2, "patch": 1, "pad": [1, 2, 3], "height": 3,
     "width": 2, "eps": 9, "shift": 4, "center": True, "fraction_bits": 8, "polynomial": "linear",
+    "norm_shift": 4,
 }  # fmt: skip
+
+_NORMALISED = {
+    "x": TensorSpec((ROWS, INNER), "int16"),
+    "gamma": TensorSpec((INNER,), "int16"),
+    "beta": TensorSpec((INNER,), "int32"),
+}
 
 
 def specs_of(name: str) -> list[TensorSpec]:
     special = {
         "layer_norm": {"x": TensorSpec((ROWS, COLUMNS), "int16")},
+        "norm_linear_requantize": _NORMALISED,
+        "norm_linear_gelu": _NORMALISED,
         "patch_embed": {"weight": TensorSpec((COLUMNS, 3), "int8")},
         "patch_embed_residual": {"weight": TensorSpec((COLUMNS, 3), "int8")},
     }
