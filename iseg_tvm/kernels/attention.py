@@ -289,9 +289,13 @@ def default_block_rows(isa: Isa, head_width: int, tokens: int) -> int:
     return min(by_cache, round_up(tokens, tile), round_up(24, tile))
 
 
+def _family(context: LoweringContext) -> Isa:
+    return context.isa.attention or context.isa
+
+
 def attention_space(context: LoweringContext) -> Space:
     """What a tuner may choose: register block of the logits, and queries of a task."""
-    isa = context.isa
+    isa = _family(context)
     tokens, columns = context.types["qkv"].shape
     width = columns // (3 * context.types["exp_multiplier"].shape[0])
     default = default_block_rows(key_block(isa, isa.block), width, tokens)
@@ -311,7 +315,7 @@ def lower_attention(context: LoweringContext) -> Lowering:
     check_constants(*constants, post_shift=post_shift, tokens=tokens)
     heads = constants[0].shape[0]
     head_width = columns // (3 * heads)
-    isa = key_block(context.isa, context.schedule.get("block", context.isa.block))
+    isa = key_block(_family(context), context.schedule.get("block", _family(context).block))
     wanted = context.schedule.get("block_rows", default_block_rows(isa, head_width, tokens))
     shape = Attention(
         isa=isa,

@@ -126,6 +126,15 @@ def _emit_tile(
 
 def _emit_table(gemm: Gemm, table: Buffer, out: Buffer, first: Expr, present: Expr) -> None:
     """Table activation over the block's finished rows, still in cache."""
-    with T.serial(0, present * gemm.columns) as i:
-        index = first * gemm.columns + i
+    isa, start, count = gemm.isa, first * gemm.columns, present * gemm.columns
+    done = T.int32(0)
+    if isa.table_lookup is not None:
+        lanes = isa.vector_bytes
+        done = T.Bind(count // lanes * lanes)
+        with T.serial(0, count // lanes) as i:
+            index = start + i * lanes
+            result = isa.table_lookup(table, T.Bind(load(out, index, lanes)), lanes)
+            store(out, index, result, lanes)
+    with T.serial(done, count) as i:
+        index = start + i
         store(out, index, table[cast(out[index], "int32", 1) + 128], 1)

@@ -15,7 +15,7 @@ from functools import cache
 from iseg_tvm.errors import IsegError
 from iseg_tvm.kernels.vector import Buffer, Expr
 
-Dot = Callable[[Expr, Expr, Expr], Expr]
+Dot = Callable[..., Expr]
 MultiplyHigh = Callable[[Expr, Expr, int], Expr]
 VariableShift = Callable[[Expr, Expr, int], Expr]
 WeightSum = Callable[[Expr, Expr, int], Expr]
@@ -24,6 +24,7 @@ Narrow = Callable[[Expr, Expr, int], Expr]
 PairDot = Callable[[Expr, Expr, int], Expr]
 MultiplyWide = Callable[[Expr, Expr, int], tuple[Expr, Expr]]
 TableLookup = Callable[[Buffer, Expr, int], Expr]
+MicroKernel = Callable[..., list[Buffer]]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,12 @@ class Isa:
     table_lookup : (int8 (256,) table, int8xN, N) -> ``table[x + 128]`` as int8xN, in registers
     lookup64 : (int16 (64,) table, int16xN, N) -> the element at the low 6 bits, in registers
     registers : SIMD registers of the CPU
+    micro_kernel : inner kernel of its own, with the arguments and the result of
+        ``micro_kernel.emit_micro_kernel``; it says what its ``dot`` takes
+    interleave : words (``k_group`` values) of the ``rows`` rows of a tile lie side by side in a
+        packed left operand
+    choices : register blocks worth trying where ``registers`` does not tell
+    attention : record for attention's products, where their layouts differ from those of layers
     """
 
     name: str
@@ -83,6 +90,10 @@ class Isa:
     table_lookup: TableLookup | None = None
     lookup64: TableLookup | None = None
     registers: int = 32
+    micro_kernel: MicroKernel | None = None
+    interleave: bool = False
+    choices: tuple[int, ...] = ()
+    attention: Isa | None = None
 
     @property
     def lanes(self) -> int:
@@ -95,6 +106,11 @@ class Isa:
         return self.vectors * self.lanes
 
     @property
+    def row_group(self) -> int:
+        """Rows whose words alternate in a packed left operand."""
+        return self.rows if self.interleave else 1
+
+    @property
     def block(self) -> int:
         """Register block as one number, the form schedules hold it in: 4 x 6 is 406."""
         return self.rows * 100 + self.vectors
@@ -105,8 +121,8 @@ class Isa:
 
     def blocks(self) -> list[int]:
         """Register blocks worth trying, the family's own first: the tallest of each width."""
-        found = set()
-        for vectors in range(2, 9):
+        found = set(self.choices)
+        for vectors in range(2, 9) if not found else ():
             # Right vectors and one broadcast word stay in registers beside the accumulators.
             most = (self.registers - vectors - 1) // vectors
             found |= {rows * 100 + vectors for rows in range(max(most - 2, 2), most + 1)}

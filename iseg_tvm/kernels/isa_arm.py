@@ -1,20 +1,25 @@
-"""ARM kernel families: NEON (``smull``), dot products (``sdot``), i8mm."""
+"""ARM kernel families: NEON (``smull``), dot products (``sdot``), matrix products (``smmla``)."""
 
 from __future__ import annotations
+
+from functools import partial
 
 from iseg_tvm.kernels.isa import Isa
 from iseg_tvm.kernels.isa_generic import (
     generic_multiply_high,
     generic_multiply_wide,
-    generic_narrow8,
-    generic_narrow16,
     generic_narrow_weights,
     generic_pair_dot,
     generic_round_shift,
     generic_shift_right,
     generic_weight_sum,
 )
-from iseg_tvm.kernels.vector import Expr, T, cast, reinterpret, splat
+from iseg_tvm.kernels.micro_kernel_arm import (
+    emit_lane_kernel,
+    emit_matrix_kernel,
+    emit_reducing_kernel,
+)
+from iseg_tvm.kernels.vector import Buffer, Expr, T, cast, load, reinterpret, splat
 
 
 def _neon_multiply_high(a: Expr, b: Expr, lanes: int) -> Expr:
@@ -63,7 +68,83 @@ def _neon_round_shift(x: Expr, shift: int, lanes: int) -> Expr:
     )
 
 
+def _neon_narrow16(a: Expr, b: Expr, lanes: int) -> Expr:
+    """``sqxtn``, ``sqxtn2``."""
+    return _saturated(a, b, "int16", lanes)
+
+
+def _neon_narrow8(a: Expr, b: Expr, lanes: int) -> Expr:
+    """``sqxtn``, ``sqxtn2``."""
+    return _saturated(a, b, "int8", lanes)
+
+
+def _saturated(a: Expr, b: Expr, dtype: str, lanes: int) -> Expr:
+    name = f"llvm.aarch64.neon.sqxtn.v{lanes}i{dtype.removeprefix('int')}"
+    halves = [T.call_llvm_pure_intrin(f"{dtype}x{lanes}", name, v) for v in (a, b)]
+    return T.Shuffle(halves, [T.int32(i) for i in range(2 * lanes)])
+
+
+def _neon_table_lookup(table: Buffer, x: Expr, lanes: int) -> Expr:
+    """``tbl``, then three ``tbx``: each leaves the lanes whose index is not in its 64 bytes."""
+    position = T.Bind(x ^ splat(-128, "int8", lanes))
+    earlier: list[Expr] = []
+    for quarter in range(4):
+        registers = [load(table, 64 * quarter + 16 * i, 16) for i in range(4)]
+        index = position - splat(64 * quarter - (256 if quarter > 1 else 0), "int8", lanes)
+        name = "tbx4" if quarter else "tbl4"
+        result = T.call_llvm_pure_intrin(
+            f"int8x{lanes}", f"llvm.aarch64.neon.{name}.v{lanes}i8", *earlier, *registers, index
+        )
+        earlier = [T.Bind(result)]
+    return earlier[0]
+
+
+def _halves(value: Expr) -> list[Expr]:
+    """Both halves of int8x16, widened to int16x8."""
+    parts = [T.Shuffle([value], [T.int32(h + i) for i in range(8)]) for h in (0, 8)]
+    return [cast(part, "int16", 8) for part in parts]
+
+
 def _neon_products(left: Expr, right: Expr) -> list[Expr]:
+    """``smull`` and ``smull2``: exact products of int8x16, as two int16x8."""
+    return [a * b for a, b in zip(_halves(left), _halves(right), strict=True)]
+
+
+def _add_neighbours(accumulator: Expr, products: Expr) -> Expr:
+    """``sadalp``: add neighbouring int16 lanes to the int32 lane they share."""
+    added = T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", products)
+    return accumulator + added
+
+
+def _neon_dot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
+    """Any int8 values: -128 * -128 twice would not fit an int16 lane."""
+    low, high = _neon_products(left, right)
+    return _add_neighbours(_add_neighbours(accumulator, low), high)
+
+
+def _neon_weight_dot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
+    """``smull``, ``smlal2``, one ``sadalp``: 2 * 128 * 127 = 32512 fits an int16 lane."""
+    low, high = _neon_products(left, right)
+    return _add_neighbours(accumulator, low + high)
+
+
+def _sdot(accumulator: Expr, left: Expr, right: Expr, lane: int) -> Expr:
+    """``sdot`` by a lane: four int8 x int8 products into an int32 lane (dot-product extension)."""
+    words = T.Shuffle([reinterpret(left, "int32", 4)], [T.int32(lane)] * 4)
+    return T.call_llvm_pure_intrin(
+        "int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8",
+        accumulator, right, reinterpret(words, "int8", 16),
+    )  # fmt: skip
+
+
+def _smmla(accumulator: Expr, left: Expr, right: Expr) -> Expr:
+    """``smmla``: (2, 8) x (8, 2) int8 products into (2, 2) int32 (i8mm extension)."""
+    return T.call_llvm_pure_intrin(
+        "int32x4", "llvm.aarch64.neon.smmla.v4i32.v16i8", accumulator, left, right
+    )
+
+
+def _quad_products(left: Expr, right: Expr) -> list[Expr]:
     """``smull``: values 0 and 1 of a lane's four, then 2 and 3, as int16x8 of exact products."""
     pairs = reinterpret(right, "int16", 8)
     word = reinterpret(T.broadcast(left, 2), "int16", 4)
@@ -76,25 +157,13 @@ def _neon_products(left: Expr, right: Expr) -> list[Expr]:
     return products
 
 
-def _add_pairs(accumulator: Expr, products: Expr) -> Expr:
-    """``sadalp``: add neighbouring int16 lanes to the int32 lane they share."""
-    added = T.call_llvm_pure_intrin("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", products)
-    return accumulator + added
-
-
-def _neon_dot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
+def _quad_dot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
     """Any int8 values: -128 * -128 twice would not fit an int16 lane."""
-    low, high = _neon_products(left, right)
-    return _add_pairs(_add_pairs(accumulator, low), high)
+    low, high = _quad_products(left, right)
+    return _add_neighbours(_add_neighbours(accumulator, low), high)
 
 
-def _neon_weight_dot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
-    """``smull``, ``smlal``, one ``sadalp``: 2 * 128 * 127 = 32512 fits an int16 lane."""
-    low, high = _neon_products(left, right)
-    return _add_pairs(accumulator, low + high)
-
-
-def _sdot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
+def _broadcast_sdot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
     """``sdot``: four int8 x int8 products into an int32 lane (ARM dot-product extension)."""
     quad = reinterpret(T.broadcast(left, 4), "int8", 16)
     return T.call_llvm_pure_intrin(
@@ -102,26 +171,46 @@ def _sdot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
     )
 
 
+_NARROW = (
+    _neon_multiply_high, _neon_shift_right, _neon_round_shift, _neon_narrow16, _neon_narrow8,
+    generic_narrow_weights,
+)  # fmt: skip
+_WIDE = (4, generic_multiply_wide, generic_pair_dot)
+
+# Attention packs both operands while it runs, and with these plain layouts.
+_ATTENTION = Isa(
+    "neon", ("neon",), 16, 4, "int8", 0, 4, 4, _quad_dot, *_NARROW, _neon_weight_sum, *_WIDE,
+)  # fmt: skip
+_ATTENTION_DOTPROD = Isa(
+    "neon_dotprod", ("neon", "dotprod"), 16, 4, "int8", 0, 6, 4, _broadcast_sdot,
+    *_NARROW, _udot_weight_sum, *_WIDE,
+)  # fmt: skip
+
 FAMILIES = (
     Isa(
-        "neon", ("neon",), 16, 4, "int8", 0, 4, 4,
-        _neon_dot, _neon_multiply_high, _neon_shift_right,
-        _neon_round_shift, generic_narrow16, generic_narrow8,
-        generic_narrow_weights, _neon_weight_sum, 4,
-        generic_multiply_wide, generic_pair_dot, _neon_weight_dot,
+        "neon", ("neon",), 16, 16, "int8", 0, 2, 2, _neon_dot,
+        *_NARROW, _neon_weight_sum, *_WIDE, _neon_weight_dot,
+        table_lookup=_neon_table_lookup, micro_kernel=partial(emit_reducing_kernel, unroll=4),
+        choices=(202, 301, 401, 501), attention=_ATTENTION,
+    ),
+    # Fewer values at once: without register renaming, LLVM orders the block above for latency and
+    # spills. Of the blocks and scheduling models tried, the best on the Cortex-A53 by llvm-mca.
+    Isa(
+        "neon_inorder", ("neon",), 16, 16, "int8", 0, 4, 1, _neon_dot,
+        *_NARROW, _neon_weight_sum, *_WIDE, _neon_weight_dot,
+        table_lookup=_neon_table_lookup, micro_kernel=partial(emit_reducing_kernel, unroll=2),
+        choices=(401, 301, 201), attention=_ATTENTION,
     ),
     Isa(
-        "neon_dotprod", ("neon", "dotprod"), 16, 4, "int8", 0, 6, 4,
-        _sdot, _neon_multiply_high, _neon_shift_right,
-        _neon_round_shift, generic_narrow16, generic_narrow8,
-        generic_narrow_weights, _udot_weight_sum, 4,
-        generic_multiply_wide, generic_pair_dot,
+        "neon_dotprod", ("neon", "dotprod"), 16, 4, "int8", 0, 12, 2, _sdot,
+        *_NARROW, _udot_weight_sum, *_WIDE,
+        table_lookup=_neon_table_lookup, micro_kernel=emit_lane_kernel, interleave=True,
+        choices=(1202, 802, 803, 404, 406), attention=_ATTENTION_DOTPROD,
     ),
     Isa(
-        "neon_i8mm", ("neon", "dotprod", "i8mm"), 16, 4, "int8", 0, 6, 4,
-        _sdot, _neon_multiply_high, _neon_shift_right,
-        _neon_round_shift, generic_narrow16, generic_narrow8,
-        generic_narrow_weights, _udot_weight_sum, 4,
-        generic_multiply_wide, generic_pair_dot,
+        "neon_i8mm", ("neon", "dotprod", "i8mm"), 16, 8, "int8", 0, 12, 2, _smmla,
+        *_NARROW, _udot_weight_sum, *_WIDE,
+        table_lookup=_neon_table_lookup, micro_kernel=emit_matrix_kernel, interleave=True,
+        choices=(1202, 802, 803, 404, 604), attention=_ATTENTION_DOTPROD,
     ),
 )  # fmt: skip

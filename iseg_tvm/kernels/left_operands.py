@@ -11,8 +11,12 @@ from dataclasses import dataclass
 
 from iseg_tvm.kernels.gemm import Gemm, PackRows
 from iseg_tvm.kernels.layer_norm import LayerNorm, LayerNormRows, emit_layer_norm
-from iseg_tvm.kernels.packing import emit_pack_left_row, left_value
-from iseg_tvm.kernels.tiles import store_vector
+from iseg_tvm.kernels.packing import (
+    emit_pack_left_row,
+    left_value,
+    store_left,
+    store_left_partial,
+)
 from iseg_tvm.kernels.vector import (
     Buffer,
     Expr,
@@ -23,7 +27,6 @@ from iseg_tvm.kernels.vector import (
     load,
     spans,
     splat,
-    store,
     when,
 )
 
@@ -62,9 +65,9 @@ def layer_norm(gemm: Gemm, norm: LayerNorm) -> LeftOperand:
 
         def pack(destination: Buffer, first: Expr, present: Expr) -> None:
             def sink(row: Expr, column: Expr, value: Expr, lanes: int, valid: int) -> None:
-                index = (row - first) * depth + column
                 packed = left_value(value, isa, lanes)
-                store_vector(destination, index, packed, isa.a_dtype, lanes, valid)
+                place = (row - first, column, depth)
+                store_left_partial(isa, destination, *place, packed, lanes, valid)
 
             emit_layer_norm(normalised, first, present, sink)
 
@@ -86,36 +89,42 @@ def patches(gemm: Gemm, image: Sequence[int], patch: int, pad: Sequence[int]) ->
     def rows(buffers: Sequence[Buffer]) -> PackRows:
         pixels = flat(buffers[0], "uint8", height * width * 3)
 
-        def whole_line(destination: Buffer, index: Expr, source: Expr) -> None:
-            lanes = 16
+        def put(destination: Buffer, row: Expr, k: Expr, chunk: Expr, lanes: int) -> None:
+            store_left(isa, destination, row, k, depth, value(chunk, lanes), lanes)
+
+        def whole_line(destination: Buffer, row: Expr, first: Expr, source: Expr) -> None:
+            # Interleaved words must not straddle two chunks.
+            lanes = 16 if not isa.interleave or line % isa.k_group == 0 else 1
             full, tail = spans(line, lanes)
             for start in range(0, full * lanes, lanes):
-                chunk = load(pixels, source + start, lanes)
-                store(destination, index + start, value(chunk, lanes), lanes)
+                put(destination, row, first + start, load(pixels, source + start, lanes), lanes)
             for k in range(tail, line):
-                store(destination, index + k, value(pixels[source + k], 1), 1)
+                put(destination, row, first + k, pixels[source + k], 1)
 
-        def padded_line(destination: Buffer, index: Expr, y: Expr, left: Expr) -> None:
+        def padded_line(
+            destination: Buffer, row: Expr, first: Expr, y: Expr, left: Expr
+        ) -> None:
             with T.serial(0, patch) as dx:
                 for c in range(3):
                     inside = T.And(y < height, left + dx < width)
                     pixel = pixels[(y * width + left + dx) * 3 + c]
                     either = T.if_then_else(inside, pixel, T.uint8(int(pad[c])))
-                    store(destination, index + dx * 3 + c, value(either, 1), 1)
+                    put(destination, row, first + dx * 3 + c, either, 1)
 
         def pack(destination: Buffer, first: Expr, present: Expr) -> None:
             with T.serial(0, present) as row:
                 top = T.Bind((first + row) // grid_width * patch)
                 left = T.Bind((first + row) % grid_width * patch)
                 with T.serial(0, patch) as dy:
-                    y, index = T.Bind(top + dy), T.Bind(row * depth + dy * line)
+                    y, k = T.Bind(top + dy), T.Bind(dy * line)
                     whole = T.And(y < height, left + patch <= width)
                     with when(whole):
-                        whole_line(destination, index, (y * width + left) * 3)
+                        whole_line(destination, row, k, (y * width + left) * 3)
                     with when(T.Not(whole)):
-                        padded_line(destination, index, y, left)
+                        padded_line(destination, row, k, y, left)
                 for k in range(gemm.inner, depth):
-                    store(destination, row * depth + k, splat(0, isa.a_dtype, 1), 1)
+                    zero = splat(0, isa.a_dtype, 1)
+                    store_left(isa, destination, row, T.int32(k), depth, zero, 1)
 
         return pack
 

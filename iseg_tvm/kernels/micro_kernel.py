@@ -36,6 +36,10 @@ def emit_micro_kernel(
     -------
     One int32 buffer (width,) a row, below 1,024 bytes, which LLVM keeps in registers.
     """
+    if isa.micro_kernel is not None:
+        return isa.micro_kernel(
+            isa, dot, left, left_start, left_stride, rows, right, right_start, width, depth, initial
+        )
     vectors, lanes, group = width // isa.lanes, isa.lanes, isa.k_group
     bytes_per_vector = lanes * group
     accumulators = [scratch(width, "int32") for _ in range(rows)]
@@ -59,5 +63,7 @@ def emit_micro_kernel(
 
 def word_dtype(isa: Isa) -> str:
     """Type of ``k_group`` packed left values seen as one element."""
+    if isa.micro_kernel is not None:
+        return f"{isa.a_dtype}x{isa.k_group}"
     bits = {"int16": 16, "int8": 8, "uint8": 8}[isa.a_dtype] * isa.k_group
     return f"int{bits}"

@@ -1,6 +1,7 @@
 """Layouts of GEMM operands.
 
-Left operand, per row block: ``[rows][Kp]`` in ``isa.a_dtype``, Kp = K rounded up to ``k_group``.
+Left operand, per row block: ``[rows / row_group][Kp / k_group][row_group][k_group]`` in
+``isa.a_dtype``, Kp = K rounded up to ``k_group``; that is ``[rows][Kp]`` where ``row_group`` is 1.
 Right operand: panels of ``isa.columns`` columns, ``[panel][Kp / k_group][columns][k_group]`` int8;
 the last panel is as narrow as whole groups of vectors allow. Padding is zero on the right, so the
 padded left values do not matter. Inside a group the columns stand in the order that the
@@ -14,7 +15,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from iseg_tvm.kernels.isa import Isa
-from iseg_tvm.kernels.vector import Buffer, Expr, T, cast, load, spans, splat, store, when
+from iseg_tvm.kernels.vector import (
+    Buffer,
+    Expr,
+    T,
+    cast,
+    flat,
+    load,
+    reinterpret,
+    scratch,
+    spans,
+    splat,
+    store,
+    when,
+)
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -131,20 +145,64 @@ def left_value(value: Expr, isa: Isa, lanes: int) -> Expr:
     return cast(value, isa.a_dtype, lanes)
 
 
+def left_index(isa: Isa, row: Expr, k: Expr, depth: int) -> Expr:
+    """Where value ``k`` of a row lies in a packed left operand."""
+    rows, group = isa.row_group, isa.k_group
+    if rows == 1:
+        return row * depth + k
+    place = T.floordiv(row, rows) * (rows * depth) + T.floormod(row, rows) * group
+    return place + T.floordiv(k, group) * (rows * group) + T.floormod(k, group)
+
+
+def store_left(
+    isa: Isa, destination: Buffer, row: Expr, k: Expr, depth: int, value: Expr, lanes: int
+) -> None:
+    """Store values ``k`` to ``k + lanes`` of a packed left row; ``k`` a multiple of ``lanes``.
+
+    Interleaved rows take whole words, or values of one word: one of ``lanes`` and ``k_group`` is a
+    multiple of the other, and the values are int8.
+    """
+    if isa.row_group == 1 or isa.k_group % lanes == 0:
+        store(destination, left_index(isa, row, k, depth), value, lanes)
+        return
+    group, count = isa.k_group, lanes // isa.k_group
+    word = f"int{8 * group}"
+    view = flat(destination, word, int(destination.shape[0]) // group)
+    words = T.Bind(reinterpret(value, word, count))
+    first = T.Bind(T.floordiv(left_index(isa, row, k, depth), group))
+    for i in range(count):
+        one = words if count == 1 else T.Shuffle([words], [T.int32(i)])
+        store(view, first + i * isa.row_group, one, 1)
+
+
+def store_left_partial(
+    isa: Isa, destination: Buffer, row: Expr, k: Expr, depth: int, value: Expr, lanes: int,
+    valid: int,
+) -> None:  # fmt: skip
+    """:func:`store_left` of the first ``valid`` lanes."""
+    if valid >= lanes:
+        store_left(isa, destination, row, k, depth, value, lanes)
+        return
+    partial = scratch(lanes, isa.a_dtype)
+    store(partial, 0, value, lanes)
+    for lane in range(valid):
+        store_left(isa, destination, row, k + lane, depth, partial[lane], 1)
+
+
 def emit_pack_left_row(
     isa: Isa, destination: Buffer, row: Expr, depth: int, source: Buffer, start: Expr, inner: int
 ) -> None:
     """Pack one row of ``inner`` consecutive int8 values at ``source[start]``."""
-    lanes = isa.vector_bytes // 2
+    lanes = isa.vector_bytes if isa.interleave else isa.vector_bytes // 2
     count, tail = spans(inner, lanes)
     with T.serial(0, count) as k:
-        value = load(source, start + k * lanes, lanes)
-        store(destination, row * depth + k * lanes, left_value(value, isa, lanes), lanes)
+        value = left_value(load(source, start + k * lanes, lanes), isa, lanes)
+        store_left(isa, destination, row, k * lanes, depth, value, lanes)
     for k in range(tail, inner):
-        value = load(source, start + k, 1)
-        store(destination, row * depth + k, left_value(value, isa, 1), 1)
+        value = left_value(load(source, start + k, 1), isa, 1)
+        store_left(isa, destination, row, T.int32(k), depth, value, 1)
     for k in range(inner, depth):
-        store(destination, row * depth + k, splat(0, isa.a_dtype, 1), 1)
+        store_left(isa, destination, row, T.int32(k), depth, splat(0, isa.a_dtype, 1), 1)
 
 
 def column_of(layout: PanelLayout, lane: Expr) -> Expr:

@@ -32,11 +32,12 @@ class KernelLibrary:
 def compile_kernels(target_name: str, cases: list[KernelCase], folder: Path) -> KernelLibrary:
     """Compile the cases for a target and link one library.
 
-    The boards get all of them. The other targets differ from a board's only in the order in which
-    LLVM puts the same instructions, and get one kernel of every operator.
+    The boards, and the one target whose kernels no board has, get all of them. The others differ
+    from a board's only in the order in which LLVM puts the same instructions, and get one kernel of
+    every operator.
     """
     target = load_target(target_name)
-    if target.rpc_key is None:
+    if target.rpc_key is None and target.isa != "neon_i8mm":
         cases = list({case.operator: case for case in cases}.values())
     functions, calls, arrays = {}, [], {}
     for case in cases:

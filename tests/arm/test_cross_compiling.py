@@ -11,12 +11,16 @@ import pytest
 
 from iseg_tvm import linking
 from iseg_tvm.errors import IsegError
+from iseg_tvm.kernels.isa import get_isa
 from iseg_tvm.linking import link_command
 from iseg_tvm.targets import load_target
 from tests.arm.jobs import KernelLibrary
+from tests.kernels.harness import assembly, lower
+from tests.kernels.test_gemm import layer
 
 DOT_PRODUCTS = ["sdot", "udot", "usdot", "sudot"]
 MATRIX_PRODUCTS = ["smmla", "ummla", "usmmla"]
+NEON = ["smull", "smlal2", "sadalp", "sqrdmulh", "sqxtn", "tbl", "tbx"]
 
 
 def mnemonics(assembly: str) -> set[str]:
@@ -27,10 +31,11 @@ def mnemonics(assembly: str) -> set[str]:
 @pytest.mark.parametrize(
     ("target", "present", "absent"),
     [
-        ("rpi3", ["sqrdmulh"], DOT_PRODUCTS + MATRIX_PRODUCTS),
-        ("rpi4", ["sqrdmulh"], DOT_PRODUCTS + MATRIX_PRODUCTS),
-        ("aarch64", ["sqrdmulh"], DOT_PRODUCTS + MATRIX_PRODUCTS),
-        ("rpi5", ["sdot", "sqrdmulh"], MATRIX_PRODUCTS),
+        ("rpi3", NEON, DOT_PRODUCTS + MATRIX_PRODUCTS),
+        ("rpi4", NEON, DOT_PRODUCTS + MATRIX_PRODUCTS),
+        ("aarch64", NEON, DOT_PRODUCTS + MATRIX_PRODUCTS),
+        ("rpi5", ["sdot", "sqrdmulh", "sqxtn", "tbl", "tbx"], MATRIX_PRODUCTS),
+        ("aarch64-i8mm", ["smmla", "sqrdmulh", "sqxtn", "tbl", "tbx"], []),
     ],
 )
 def test_instructions(
@@ -42,6 +47,16 @@ def test_instructions(
     found = mnemonics(kernel_library(target).assembly)
     assert [name for name in present if name not in found] == []
     assert [name for name in absent if name in found] == []
+
+
+def test_dot_products_take_a_lane() -> None:
+    """A word of a layer's left operand is named in the instruction, not broadcast by another."""
+    attributes = {"post_shift": 7, "dtype": "int8"}
+    whole = layer(64, 384, 384)
+    linear = lower("linear_requantize", get_isa("neon_dotprod"), whole, attributes)
+    dots = re.findall(r"^\s+sdot\s.*$", assembly(linear, "neon_dotprod"), flags=re.MULTILINE)
+    assert dots
+    assert [line for line in dots if not re.search(r"\.4b\[[0-3]\]", line)] == []
 
 
 @pytest.mark.parametrize("target", ["rpi4", "x86-generic"])

@@ -126,8 +126,9 @@ def test_matmul(isa: Isa, target: str) -> None:
         ("avx2", ["vpmaddwd", "vpmulhrsw"], ["vpdpbusd", "zmm"]),
         ("avx512bw", ["vpmaddwd", "vpmulhrsw", "zmm"], ["vpdpbusd"]),
         ("avx512vnni", ["vpdpbusd", "vpmulhrsw", "vpackssdw", "vpacksswb", "zmm"], []),
-        ("neon", ["smull", "smlal", "sadalp", "sqrdmulh"], ["sdot", "udot", "smmla"]),
-        ("neon_dotprod", ["sdot", "sqrdmulh"], ["smmla"]),
+        ("neon", ["smull", "smlal2", "sadalp", "sqrdmulh", "sqxtn"], ["sdot", "udot", "smmla"]),
+        ("neon_dotprod", ["sdot", ".4b[3]", "sqrdmulh", "sqxtn"], ["smmla", "smull"]),
+        ("neon_i8mm", ["smmla", "sqrdmulh", "sqxtn"], ["sdot", "smull"]),
     ],
 )
 def test_assembly_holds_the_isas_instructions(

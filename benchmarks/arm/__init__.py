@@ -1,0 +1,1 @@
+"""What the ARM kernels cost without a board: instructions executed, cycles by LLVM's models."""

@@ -1,0 +1,168 @@
+"""Inner kernels of the ARM families, blocked for 32 registers of 128 bits.
+
+Each is an ``Isa.micro_kernel``: same arguments and result as
+:func:`iseg_tvm.kernels.micro_kernel.emit_micro_kernel`, which hands over to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from iseg_tvm.kernels.isa import Dot, Isa
+from iseg_tvm.kernels.vector import Buffer, Expr, T, flat, load, scratch, splat, store
+
+Accumulators = list[Buffer]
+Initial = Sequence[Expr] | None
+
+BYTES = 16
+"""Of a register."""
+
+UNROLL = 4
+"""Steps over the inner dimension in one turn of the loop: a pair of loads serves two steps."""
+
+
+def _filled(count: int, vectors: int, initial: Initial = None) -> Accumulators:
+    """``count`` buffers of ``vectors`` registers that start as ``initial``, or as zeros."""
+    zero = splat(0, "int32", 4)
+    buffers = [scratch(4 * vectors, "int32") for _ in range(count)]
+    for buffer in buffers:
+        for v in range(vectors):
+            store(buffer, 4 * v, zero if initial is None else initial[v], 4)
+    return buffers
+
+
+def _add_to(buffer: Buffer, index: int, dot: Dot, *operands: Expr) -> None:
+    """Replace the register at ``index`` by ``dot`` of it."""
+    store(buffer, index, dot(load(buffer, index, 4), *operands), 4)
+
+
+def _unrolled(steps: int, unroll: int, step: Callable[[Expr], None]) -> None:
+    """Emit ``step(k)`` for k in [0, steps), several in one turn of the loop.
+
+    The turns go down to 0: LLVM then addresses both operands near a pointer, within reach of
+    ``ldp``, where for rising turns it folds one operand's size into every offset.
+    """
+    turns = steps // unroll
+    if turns:
+        with T.serial(0, turns) as turn:
+            for u in range(unroll):
+                step((turns - 1 - turn) * unroll + u)
+    for k in range(turns * unroll, steps):
+        step(T.int32(k))
+
+
+def _vectors(buffer: Buffer, start: Expr, count: int) -> list[Expr]:
+    """Load ``count`` consecutive registers of int8."""
+    return [T.Bind(load(buffer, start + BYTES * i, BYTES)) for i in range(count)]
+
+
+def _bytes(isa: Isa, words: Buffer) -> Buffer:
+    """The int8 values of a view in words."""
+    return flat(words, "int8", int(words.shape[0]) * isa.k_group)
+
+
+def emit_lane_kernel(
+    isa: Isa, dot: Dot, left: Buffer, left_start: Expr, left_stride: int, rows: int,
+    right: Buffer, right_start: Expr, width: int, depth: int, initial: Initial = None,
+) -> Accumulators:  # fmt: skip
+    """``sdot`` by a lane: one left register holds a word of four rows, none is broadcast.
+
+    ``dot`` takes (accumulator, left int8x16, right int8x16, lane).
+    """
+    values, start = _bytes(isa, left), T.Bind(left_start * isa.k_group)
+    vectors, step_bytes = width // 4, isa.row_group * isa.k_group
+    accumulators = _filled(rows, vectors, initial)
+
+    def step(k: Expr) -> None:
+        quads = _vectors(values, start + k * step_bytes, -(-rows // 4))
+        columns = _vectors(right, right_start + k * (width * isa.k_group), vectors)
+        for r, row in enumerate(accumulators):
+            for v, column in enumerate(columns):
+                _add_to(row, 4 * v, dot, quads[r // 4], column, r % 4)
+
+    _unrolled(depth // isa.k_group, UNROLL, step)
+    return accumulators
+
+
+def emit_reducing_kernel(
+    isa: Isa, dot: Dot, left: Buffer, left_start: Expr, left_stride: int, rows: int,
+    right: Buffer, right_start: Expr, width: int, depth: int, initial: Initial = None,
+    *, unroll: int,
+) -> Accumulators:  # fmt: skip
+    """Lanes run over the inner dimension and are added up at the end: nothing is broadcast.
+
+    ``dot`` takes (accumulator, left int8x16, right int8x16) and may add a product to any lane.
+    """
+    values, start = _bytes(isa, left), T.Bind(left_start * isa.k_group)
+    partial = _filled(rows, width, None if initial is None else _lanes(initial))
+
+    def step(k: Expr) -> None:
+        columns = _vectors(right, right_start + k * (width * BYTES), width)
+        for r, row in enumerate(partial):
+            (word,) = _vectors(values, start + r * left_stride * BYTES + k * BYTES, 1)
+            for c, column in enumerate(columns):
+                _add_to(row, 4 * c, dot, word, column)
+
+    _unrolled(depth // BYTES, unroll, step)
+    accumulators = [scratch(width, "int32") for _ in range(rows)]
+    for row, result in zip(partial, accumulators, strict=True):
+        for v in range(0, width, 4):
+            registers = [load(row, 4 * (v + i), 4) for i in range(4)]
+            low, high = (T.Bind(add_pairs(*registers[i : i + 2])) for i in (0, 2))
+            store(result, v, add_pairs(low, high), 4)
+    return accumulators
+
+
+def _lanes(vectors: Sequence[Expr]) -> list[Expr]:
+    """Each lane of each vector in a register of its own, beside zeros."""
+    zero = splat(0, "int32", 4)
+    return [
+        T.Bind(T.Shuffle([vector, zero], [T.int32(i) for i in (lane, 4, 4, 4)]))
+        for vector in vectors
+        for lane in range(4)
+    ]
+
+
+def add_pairs(a: Expr, b: Expr) -> Expr:
+    """``addp``: sums of neighbouring lanes, first of ``a``, then of ``b``; int32x4."""
+    even, odd = (T.Shuffle([a, b], [T.int32(i) for i in range(first, 8, 2)]) for first in (0, 1))
+    return even + odd
+
+
+def _twice(vectors: Sequence[Expr]) -> list[Expr]:
+    """Each half of each vector, repeated: what both rows of a (2, 2) register start from."""
+    return [
+        T.Bind(T.Shuffle([vector], [T.int32(half + i % 2) for i in range(4)]))
+        for vector in vectors
+        for half in (0, 2)
+    ]
+
+
+def emit_matrix_kernel(
+    isa: Isa, dot: Dot, left: Buffer, left_start: Expr, left_stride: int, rows: int,
+    right: Buffer, right_start: Expr, width: int, depth: int, initial: Initial = None,
+) -> Accumulators:  # fmt: skip
+    """``smmla``: two rows by two columns in a register, sorted into rows at the end.
+
+    ``dot`` takes (accumulator, left int8x16, right int8x16); an odd last row has a neighbour of
+    unspecified values, whose results are dropped.
+    """
+    values, start = _bytes(isa, left), T.Bind(left_start * isa.k_group)
+    pairs, vectors, step_bytes = -(-rows // 2), width // 4, isa.row_group * isa.k_group
+    squares = _filled(pairs, 2 * vectors, None if initial is None else _twice(initial))
+
+    def step(k: Expr) -> None:
+        words = _vectors(values, start + k * step_bytes, pairs)
+        columns = _vectors(right, right_start + k * (width * isa.k_group), 2 * vectors)
+        for word, square in zip(words, squares, strict=True):
+            for c, column in enumerate(columns):
+                _add_to(square, 4 * c, dot, word, column)
+
+    _unrolled(depth // isa.k_group, UNROLL, step)
+    accumulators = [scratch(width, "int32") for _ in range(rows)]
+    for r, row in enumerate(accumulators):
+        half = [T.int32(2 * (r % 2) + i) for i in (0, 1, 4, 5)]
+        for v in range(vectors):
+            registers = [load(squares[r // 2], 8 * v + i, 4) for i in (0, 4)]
+            store(row, 4 * v, T.Shuffle(registers, half), 4)
+    return accumulators
