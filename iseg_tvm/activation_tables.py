@@ -35,7 +35,9 @@ def _fixed(scale: float) -> int:
     return max(1, math.floor(scale * 2.0**32 + 0.5))
 
 
-def shift_gelu_table(scale_in: float, scale_out: float, zero_point: int = 0) -> np.ndarray:
+def shift_gelu_table(
+    scale_in: float, scale_out: float, zero_point: int = 0, zero_in: int = 0
+) -> np.ndarray:
     """Table of lambda-ShiftGELU: int8 (256,), entry ``x + 128`` for input ``x``.
 
     Parameters
@@ -43,6 +45,7 @@ def shift_gelu_table(scale_in: float, scale_out: float, zero_point: int = 0) -> 
     scale_in : real value of one input step, ``lambda / 127``
     scale_out : real value of one output step
     zero_point : output that stands for 0; the layer after folds it into its bias
+    zero_in : input that stands for 0; the layer before adds it with its bias
 
     Raises
     ------
@@ -52,7 +55,7 @@ def shift_gelu_table(scale_in: float, scale_out: float, zero_point: int = 0) -> 
     step, out = _fixed(scale_in), _fixed(scale_out)
     table = []
     for x in range(-128, 128):
-        p = (x * step) >> (32 - FRACTION)
+        p = ((x - zero_in) * step) >> (32 - FRACTION)
         v = p + (p >> 1) + (p >> 3) + (p >> 4)
         top = max(v, 0)
         a, b = _exp_shift(v - top), _exp_shift(-top)
@@ -61,12 +64,14 @@ def shift_gelu_table(scale_in: float, scale_out: float, zero_point: int = 0) -> 
     return np.clip(table, -128, 127).astype(np.int8)
 
 
-def gelu_table(scale_in: float, scale_out: float, zero_point: int = 0) -> np.ndarray:
+def gelu_table(
+    scale_in: float, scale_out: float, zero_point: int = 0, zero_in: int = 0
+) -> np.ndarray:
     """Table of the exact GELU ``x * Phi(x)``; parameters as of :func:`shift_gelu_table`."""
     step, out = _fixed(scale_in) / 2**32, _fixed(scale_out) / 2**32
+    inputs = [(x - zero_in) * step for x in range(-128, 128)]
     values = [
-        zero_point
-        + math.floor(0.5 * x * step * (1 + math.erf(x * step / math.sqrt(2))) / out + 0.5)
-        for x in range(-128, 128)
+        zero_point + math.floor(0.5 * x * (1 + math.erf(x / math.sqrt(2))) / out + 0.5)
+        for x in inputs
     ]
     return np.clip(values, -128, 127).astype(np.int8)

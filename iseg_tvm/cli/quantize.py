@@ -25,6 +25,13 @@ names and colours are those of its data set, or of a file classes.json in the fo
 OBSERVERS = ("minmax", "percentile", "mse")
 ACTIVATIONS = ("gelu", "shiftgelu")
 POLYNOMIALS = ("quadratic", "linear")
+ROUNDINGS = ("feedback", "nearest")
+SWITCHES = {
+    "bias-correction": (True, "biases take up what rounding adds on average"),
+    "lambda-search": (True, "clip activation functions' inputs where that leaves the least error"),
+    "activation-zero-point": (True, "the grid of those inputs need not be symmetric"),
+    "feature-scales": (False, "one scale a channel for the last LayerNorm of encoder and decoder"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +73,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="quadratic",
         help="shift exponential of the attention: quadratic, or I-ViT's (default: %(default)s)",
     )
+    parser.add_argument(
+        "--rounding",
+        choices=ROUNDINGS,
+        default="feedback",
+        help="of weights: each layer's output moves least on the calibration pictures (GPTQ), or "
+        "each weight by itself, which is quicker (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--equalization",
+        type=float,
+        default=0.5,
+        metavar="T",
+        help="0: one scale a tensor for what LayerNorm and attention write; 1: one a channel, the "
+        "next weights take the difference (default: %(default)s)",
+    )
+    for flag, (default, what) in SWITCHES.items():
+        parser.add_argument(
+            f"--{flag}",
+            action=argparse.BooleanOptionalAction,
+            default=default,
+            help=f"{what} (default: {'yes' if default else 'no'})",
+        )
     add_image_size(parser, "the checkpoint's")
     parser.add_argument(
         "--classes",
@@ -106,6 +135,9 @@ def run(args: argparse.Namespace) -> int:
         percentile=args.percentile,
         activation=args.activation,
         polynomial=args.polynomial,
+        rounding=args.rounding,
+        equalization=args.equalization,
+        **{flag.replace("-", "_"): getattr(args, flag.replace("-", "_")) for flag in SWITCHES},
     )
     model = load_checkpoint(args.checkpoint)
     height, width = args.image_size or model.config.image_size

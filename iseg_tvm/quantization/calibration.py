@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from iseg_tvm.errors import IsegError
 from iseg_tvm.models.decoders import LinearDecoder
 from iseg_tvm.models.segmenter import Segmenter
-from iseg_tvm.quantization.observers import Histogram, Means, signed_parts
+from iseg_tvm.quantization.observers import Histogram, Moments, signed_parts
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, steps done and steps in total."""
@@ -124,40 +124,43 @@ Grid = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From a site's values to a linear layer's real input and the integers that stand for it."""
 
 
-class _MeansBySite:
-    """Observer of :func:`measure_means`."""
+class _MomentsBySite:
+    """Observer of :func:`measure_moments`."""
 
-    def __init__(self, grids: Mapping[str, Grid]) -> None:
+    def __init__(self, grids: Mapping[str, Grid], second: bool) -> None:
         self.grids = grids
-        self.means = {site: Means() for site in grids}
+        self.moments = {site: Moments(second) for site in grids}
 
     def observe(self, site: str, values: Tensor, groups: int = 1) -> None:
         """Add ``values`` to a site, if it has a grid."""
         if site in self.grids:
-            self.means[site].update(*self.grids[site](values))
+            self.moments[site].update(*self.grids[site](values))
 
 
-def measure_means(
+def measure_moments(
     model: Segmenter,
     images: Sequence[np.ndarray],
     grids: Mapping[str, Grid],
     progress: Progress | None = None,
-) -> dict[str, Means]:
-    """Means per channel of what linear layers read, real and rounded, in a second pass.
+    *,
+    second: bool = True,
+) -> dict[str, Moments]:
+    """Moments of what linear layers read, real and rounded, in a second pass.
 
     Parameters
     ----------
     model, images, progress : as of :func:`calibrate`
     grids : the rounding at each site
+    second : whether to keep second moments
     """
-    observer = _MeansBySite(grids)
+    observer = _MomentsBySite(grids, second)
     with _hooks(model, observer), _fused_attention(model), torch.no_grad():
         for done, image in enumerate(images, start=1):
             for view in (image, image[:, ::-1]):
                 model.forward_scores(model.normalize_uint8(np.array(view[None], order="C")))
             if progress is not None:
-                progress("correcting biases", done, len(images))
-    return observer.means
+                progress("measuring layer inputs", done, len(images))
+    return observer.moments
 
 
 @contextmanager
@@ -168,7 +171,7 @@ def observing(model: Segmenter, statistics: Statistics) -> Iterator[None]:
 
 
 @contextmanager
-def _hooks(model: Segmenter, statistics: Statistics | _MeansBySite) -> Iterator[None]:
+def _hooks(model: Segmenter, statistics: Statistics | _MomentsBySite) -> Iterator[None]:
     handles: list[Any] = []
 
     def on_output(module: nn.Module, site: str, groups: int = 1) -> None:

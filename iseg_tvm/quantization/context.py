@@ -6,8 +6,14 @@ import numpy as np
 from torch import nn
 
 from iseg_tvm.quantization.calibration import Statistics
-from iseg_tvm.quantization.layers import Array, IntegerLinear, IntegerNorm, check_finite
-from iseg_tvm.quantization.observers import LEVELS, Means
+from iseg_tvm.quantization.layers import (
+    Array,
+    IntegerLinear,
+    IntegerNorm,
+    check_finite,
+    quantize_linear,
+)
+from iseg_tvm.quantization.observers import LEVELS, Moments
 from iseg_tvm.quantization.options import QuantizeOptions
 
 STREAM_PEAK = 12288
@@ -29,9 +35,10 @@ class Context:
 
     Attributes
     ----------
-    means : of real values and integers at the sites that linear layers read (bias correction)
+    moments : of real values and integers at the sites that linear layers read
     tensors, scalars : the artifact's, by name (see ``iseg_tvm.artifact``)
-    activation_scales : block -> real value of one step of its activation's input and output
+    activation_scales : block -> real value of one step of its activation's input and output, and
+        the input that stands for 0
 
     Raises
     ------
@@ -42,10 +49,10 @@ class Context:
     def __init__(self, model: nn.Module, statistics: Statistics, options: QuantizeOptions) -> None:
         self.parameters = finite_parameters(model)
         self.statistics, self.options = statistics, options
-        self.means: dict[str, Means] = {}
+        self.moments: dict[str, Moments] = {}
         self.tensors: dict[str, np.ndarray] = {}
         self.scalars: dict[str, int] = {}
-        self.activation_scales: dict[str, tuple[float, float]] = {}
+        self.activation_scales: dict[str, tuple[float, float, int]] = {}
 
     def layer(self, name: str) -> tuple[Array, Array]:
         """Weight (N, K) and bias (N,) of a linear layer."""
@@ -61,11 +68,11 @@ class Context:
         return histogram.thresholds(self.options.observer, self.options.percentile) / LEVELS
 
     def channel_scale(self, site: str) -> Array:
-        """int8 scale of each channel of a site, ``sqrt(site maximum * channel maximum) / 127``.
+        """int8 scale of each channel of a site, between one scale a tensor and one a channel.
 
-        Half way (in logarithms) from one scale a tensor to one a channel: the factors move into
-        the next layer's weights (SmoothQuant, Xiao et al. 2023, arXiv 2211.10438, section 4, with
-        migration strength 1/2), and channels that the calibration images use little keep room.
+        ``(site maximum)**(1 - t) * (channel maximum)**t / 127`` with t = ``equalization``. The
+        factors move into the next layer's weights (SmoothQuant, Xiao et al. 2023, arXiv 2211.10438,
+        section 4); t = 1/2 also leaves room to channels that the calibration images use little.
         """
         histogram = self.statistics.sites[site]
         peak = float(histogram.maximum.max())
@@ -74,15 +81,37 @@ class Context:
         options = self.options
         kept = histogram.thresholds(options.observer, options.percentile).max() / peak
         channels = np.maximum(histogram.channel_maximum, peak * _CHANNEL_FLOOR)
-        return np.sqrt(peak * channels) * (kept / LEVELS)
+        return peak * (channels / peak) ** options.equalization * (kept / LEVELS)
 
     def wide_scale(self, *sites: str, constants: float = 0.0) -> float:
         """int16 scale that holds the maxima of ``sites`` and of ``constants``."""
         peak = max(self.statistics.maximum(*sites), constants)
         return (peak if peak > 0 else 1.0) / STREAM_PEAK
 
-    def emit_linear(self, name: str, layer: IntegerLinear) -> None:
-        """Store a linear layer."""
+    def linear(
+        self,
+        name: str,
+        layer: tuple[Array, Array],
+        site: str,
+        scale_in: Array | float,
+        scale_out: Array | float,
+        dtype: str,
+        zero_in: int = 0,
+    ) -> IntegerLinear:
+        """Convert and store a linear layer that reads ``site``; see ``layers.quantize_linear``."""
+        made = quantize_linear(
+            *layer,
+            scale_in,
+            scale_out,
+            dtype,
+            inputs=self.moments.get(site),
+            correct=self.options.bias_correction,
+            zero_in=zero_in,
+        )
+        self._emit_linear(name, made)
+        return made
+
+    def _emit_linear(self, name: str, layer: IntegerLinear) -> None:
         for part in ("weight", "bias"):
             self.tensors[f"{name}.{part}"] = getattr(layer, part)
         self.emit_requantize(name, layer.multiplier, layer.shift, layer.post_shift)

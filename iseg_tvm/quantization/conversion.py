@@ -1,15 +1,13 @@
 """From the float Segmenter and its statistics to the integer model's tensors and scalars.
 
 Grids: LayerNorm outputs inside blocks, v and the attention's output have one int8 scale a channel,
-folded into the neighbouring weights; q and k one a head; the last features, class features and mask
-logits one a tensor; activation outputs one a tensor with a zero point; the residual stream one
-int16 scale a position, growing by powers of two only. All is float64 NumPy in a fixed order: same
-input, same bits.
+folded into the neighbouring weights; q and k one a head; the last features (unless an option says
+otherwise), class features and mask logits one a tensor; the activation's input and output one a
+tensor with a zero point; the residual stream one int16 scale a position, growing by powers of two
+only. All is float64 NumPy in a fixed order: same input, same bits.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -21,8 +19,8 @@ from iseg_tvm.quantization.calibration import Grid
 from iseg_tvm.quantization.context import Context
 from iseg_tvm.quantization.layers import Array
 from iseg_tvm.quantization.transformer import (
-    BlockScales,
     convert_blocks,
+    plain_grid,
     plan_blocks,
     rounding_grids,
 )
@@ -37,23 +35,30 @@ class Plan:
         depths = model.config.encoder.depth, model.config.decoder.num_layers
         self.encoder = plan_blocks(context, "encoder.blocks", depths[0])
         self.decoder = plan_blocks(context, "decoder.blocks", depths[1])
+        self.norms = {"encoder.norm": _last_norm_scale(context, "encoder.norm", "encoder.norm")}
+        if isinstance(model.decoder, MaskTransformerDecoder):
+            tokens = _last_norm_scale(context, "decoder.norm", "decoder.decoder_norm")
+            self.norms["decoder.norm"] = tokens
 
     def grids(self) -> dict[str, Grid]:
-        """The rounding of what the blocks' linear layers read."""
-        return rounding_grids({**self.encoder, **self.decoder})
+        """The rounding of what linear layers read.
+
+        Not of ``decoder.norm``: patches and classes, which different layers read, differ there.
+        """
+        features = plain_grid(self.norms["encoder.norm"])
+        return {**rounding_grids({**self.encoder, **self.decoder}), "encoder.norm": features}
 
 
-def convert(context: Context, model: Segmenter, plan: Plan) -> float:
-    """Fill ``context.tensors`` and ``.scalars``; returns the scale of the encoder's features."""
-    features = _encoder(context, model, plan.encoder)
+def convert(context: Context, model: Segmenter, plan: Plan) -> Array:
+    """Fill ``context.tensors`` and ``.scalars``; returns the scales of the encoder's features."""
+    features = plan.norms["encoder.norm"]
+    _encoder(context, model, plan)
     if isinstance(model.decoder, MaskTransformerDecoder):
-        _mask_decoder(context, model.decoder, plan.decoder, features)
+        _mask_decoder(context, model.decoder, plan)
     else:
-        weight, bias = context.layer("decoder.head")
-        scale = max(context.wide_scale("decoder.head"), layers.least_scale(weight, bias, features))
-        context.emit_linear(
-            "decoder.head", layers.quantize_linear(weight, bias, features, scale, "int16")
-        )
+        layer = context.layer("decoder.head")
+        scale = max(context.wide_scale("decoder.head"), layers.least_scale(*layer, features))
+        context.linear("decoder.head", layer, "encoder.norm", features, scale, "int16")
     return features
 
 
@@ -80,7 +85,7 @@ def fold_patch_embedding(
     return folded.reshape(len(bias), -1), bias + constant
 
 
-def _encoder(context: Context, model: Segmenter, plan: Mapping[str, BlockScales]) -> float:
+def _encoder(context: Context, model: Segmenter, plan: Plan) -> None:
     config, parameters = model.config.encoder, context.parameters
     weight, bias = fold_patch_embedding(
         parameters["encoder.patch_embed.proj.weight"],
@@ -101,32 +106,33 @@ def _encoder(context: Context, model: Segmenter, plan: Mapping[str, BlockScales]
         layers.least_scale(weight, bias, 1.0),
         layers.least_stream_scale(config.embed_dim, eps),
     )
-    first, last = convert_blocks(context, plan, eps, least)
-    context.emit_linear(
-        "encoder.patch_embed", layers.quantize_linear(weight, bias, 1.0, first, "int16")
-    )
+    first, last = convert_blocks(context, plan.encoder, eps, least)
+    context.linear("encoder.patch_embed", (weight, bias), "image", 1.0, first, "int16")
     context.tensors["encoder.pos_embed"] = _to_int16(position[prefix:], first)
     context.tensors["encoder.tokens"] = _to_int16(prefix_tokens, first)
-    return _last_norm(context, "encoder.norm", "encoder.norm", eps, last)
+    _last_norm(context, "encoder.norm", "encoder.norm", eps, last, plan)
 
 
-def _last_norm(context: Context, site: str, name: str, eps: float, scale_in: float) -> float:
-    """Convert a stack's last LayerNorm to int8; returns its output's scale."""
+def _last_norm_scale(context: Context, site: str, name: str) -> Array:
+    """int8 scale of each channel of a stack's last LayerNorm."""
     gamma, beta = context.layer_norm(name)
+    if context.options.feature_scales:
+        return np.maximum(context.channel_scale(site), layers.least_norm_scale(gamma, beta))
     least = float(layers.least_norm_scale(gamma, beta).max())
-    scale = max(float(context.scale(site)[0]), least)
-    integer_eps = layers.norm_eps(len(gamma), eps, scale_in)
-    context.emit_norm(site, layers.fold_norm(gamma, beta, integer_eps, scale))
-    return scale
+    return np.full(len(gamma), max(float(context.scale(site)[0]), least))
 
 
-def _mask_decoder(
-    context: Context,
-    decoder: MaskTransformerDecoder,
-    plan: Mapping[str, BlockScales],
-    features: float,
+def _last_norm(
+    context: Context, site: str, name: str, eps: float, scale_in: float, plan: Plan
 ) -> None:
-    eps = decoder.decoder_norm.eps
+    """Convert a stack's last LayerNorm to int8."""
+    gamma, beta = context.layer_norm(name)
+    integer_eps = layers.norm_eps(len(gamma), eps, scale_in)
+    context.emit_norm(site, layers.fold_norm(gamma, beta, integer_eps, plan.norms[site]))
+
+
+def _mask_decoder(context: Context, decoder: MaskTransformerDecoder, plan: Plan) -> None:
+    eps, features = decoder.decoder_norm.eps, plan.norms["encoder.norm"]
     weight, bias = context.layer("decoder.proj_dec")
     embedding = context.parameters["decoder.cls_emb"][0]
     least = max(
@@ -134,12 +140,12 @@ def _mask_decoder(
         layers.least_scale(weight, bias, features),
         layers.least_stream_scale(len(bias), eps),
     )
-    first, last = convert_blocks(context, plan, eps, least)
-    context.emit_linear(
-        "decoder.proj_dec", layers.quantize_linear(weight, bias, features, first, "int16")
-    )
+    first, last = convert_blocks(context, plan.decoder, eps, least)
+    site = "encoder.norm"
+    context.linear("decoder.proj_dec", (weight, bias), site, features, first, "int16")
     context.tensors["decoder.cls_emb"] = _to_int16(embedding, first)
-    tokens = _last_norm(context, "decoder.norm", "decoder.decoder_norm", eps, last)
+    _last_norm(context, "decoder.norm", "decoder.decoder_norm", eps, last, plan)
+    tokens = plan.norms["decoder.norm"]
     left = _projection(context, "decoder.proj_patch", tokens, "int8")
     if decoder.l2_norm:
         wide = _projection(context, "decoder.proj_classes", tokens, "int16")
@@ -149,13 +155,13 @@ def _mask_decoder(
     _mask_norm(context, decoder, left * right)
 
 
-def _projection(context: Context, name: str, scale_in: float, dtype: str) -> float:
+def _projection(context: Context, name: str, scale_in: Array, dtype: str) -> float:
     """Convert ``x @ P`` (no bias); returns the output's scale."""
     weight = context.parameters[name].T
     bias = np.zeros(len(weight))
     observed = float(context.scale(name)[0]) if dtype == "int8" else context.wide_scale(name)
     scale = max(observed, layers.least_scale(weight, bias, scale_in))
-    context.emit_linear(name, layers.quantize_linear(weight, bias, scale_in, scale, dtype))
+    context.linear(name, (weight, bias), "decoder.norm", scale_in, scale, dtype)
     return scale
 
 

@@ -99,7 +99,7 @@ class _Recovery:
         first = _ratio(position, self.model.tensors["encoder.pos_embed"])
         self._wide_layer("encoder.patch_embed", np.array(1.0), first)
         self._blocks("encoder.blocks", config.encoder.depth, first)
-        scale["encoder.norm"] = self._norm_scale("encoder.norm").mean()
+        scale["encoder.norm"] = self._norm_scale("encoder.norm")
         if config.decoder.name == "linear":
             self.grids.inputs["decoder.head"] = scale["encoder.norm"]
             scale["decoder.head"] = np.median(self._narrow_steps("decoder.head"))
@@ -113,7 +113,7 @@ class _Recovery:
         first = _ratio(embedding, self.model.tensors["decoder.cls_emb"])
         self._wide_layer("decoder.proj_dec", features, first)
         self._blocks("decoder.blocks", config.decoder.num_layers, first)
-        scale["decoder.norm"] = self._norm_scale("decoder.norm").mean()
+        scale["decoder.norm"] = self._norm_scale("decoder.norm")
         for name in ("decoder.proj_patch", "decoder.proj_classes"):
             self.grids.inputs[name] = scale["decoder.norm"]
             scale[name] = np.median(self._narrow_steps(name))
@@ -153,7 +153,10 @@ class _Recovery:
         weight, _ = float_layer(self.parameters, self.model, layer)
         found = 1 / _ratio(weight, self.model.tensors[f"{layer}.weight"] * step[:, None])
         self.grids.scale[f"{name}.activation"] = np.array(found)
-        zero = int(self.model.tensors[f"{name}.activation.table"][128])
+        before = activation_zero(self.model, name)
+        if before:
+            self.grids.zero[f"{name}.fc1"] = before
+        zero = int(self.model.tensors[f"{name}.activation.table"][128 + before])
         if zero:
             self.grids.zero[f"{name}.activation"] = self.grids.zero_in[layer] = zero
         self._wide_layer(layer, np.array(found), stream)
@@ -212,6 +215,12 @@ def real_multiplier(model: QuantizedModel, name: str) -> Array:
     multiplier = model.tensors[f"{name}.multiplier"].astype(np.float64)
     shift = model.tensors[f"{name}.shift"].astype(np.float64)
     return multiplier * 2.0 ** -(15 + shift + post_shift)
+
+
+def activation_zero(model: QuantizedModel, block: str) -> int:
+    """Integer of an activation's input that stands for 0, which only the provenance knows."""
+    kept = model.provenance.get("activation_scales", {}).get(block, ())
+    return int(kept[2]) if len(kept) > 2 else 0
 
 
 def out_ratio(model: QuantizedModel, block: str) -> Array:

@@ -14,7 +14,8 @@ import numpy as np
 from iseg_tvm import fixed_point as fp
 from iseg_tvm import operator_limits as limits
 from iseg_tvm.errors import IsegError
-from iseg_tvm.quantization.observers import Means
+from iseg_tvm.quantization.observers import Moments
+from iseg_tvm.quantization.rounding import round_to_nearest, round_with_feedback
 
 Array = np.ndarray
 _SCALE_FLOOR = 2.0**-20
@@ -79,7 +80,10 @@ def quantize_linear(
     scale_in: Array | float,
     scale_out: Array | float,
     dtype: str,
-    means: Means | None = None,
+    *,
+    inputs: Moments | None = None,
+    correct: bool = True,
+    zero_in: int = 0,
 ) -> IntegerLinear:
     """Integer constants of ``y = weight x + bias``.
 
@@ -90,15 +94,20 @@ def quantize_linear(
     scale_in : scalar or (K,)
     scale_out : scalar or (N,); every ``step / scale_out`` must be below 1 (see :func:`least_scale`)
     dtype : ``int8`` or ``int16``, of the result
-    means : of ``x`` and ``x_q``; if given, the bias takes up what rounding the weights and the
-        input adds on average (bias correction, Nagel et al. 2019, arXiv 1906.04721, section 4.2)
+    inputs : of ``x`` and of ``x_q - zero_in``; second moments, if kept, steer the weights' rounding
+    correct : with ``inputs``, the bias takes up what rounding the weights and the input adds on
+        average (bias correction, Nagel et al. 2019, arXiv 1906.04721, section 4.2)
+    zero_in : integer of the input that stands for 0
     """
     folded = weight * scale_in
     out = np.broadcast_to(np.asarray(scale_out, dtype=np.float64), bias.shape)
     step = accumulator_step(folded, bias, out)
-    rounded = np.clip(np.floor(folded / step[:, None] + 0.5), -127, 127)
-    if means is not None:
-        bias = bias + weight @ means.real - step * (rounded @ means.integer)
+    units = folded / step[:, None]
+    second = inputs.second if inputs else None
+    rounded = round_to_nearest(units) if second is None else round_with_feedback(units, second)
+    if inputs is not None and correct:
+        bias = bias + weight @ inputs.real - step * (rounded @ inputs.integer)
+    bias = bias - step * zero_in * rounded.sum(axis=1)
     integer_bias = np.clip(np.floor(bias / step + 0.5), -limits.BIAS_MAX, limits.BIAS_MAX)
     multiplier, shift, post_shift = dyadic_columns(step / out, dtype)
     return IntegerLinear(

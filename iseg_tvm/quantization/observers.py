@@ -118,12 +118,19 @@ def signed_parts(values: Tensor) -> Tensor:
     return torch.cat([values.clamp(max=0.0), values.clamp(min=0.0)], dim=-1)
 
 
-class Means:
-    """Running means per channel of real values and of the integers that stand for them."""
+class Moments:
+    """Running moments of a linear layer's input: real values, and the integers for them.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    second : whether to keep the integers' second moment, which takes ``4 * channels**2`` bytes
+    """
+
+    def __init__(self, second: bool = True) -> None:
         self._real: np.ndarray | float = 0.0
         self._integer: np.ndarray | float = 0.0
+        self._square: Tensor | None = None
+        self._second = second
         self._rows = 0
 
     def update(self, real: Tensor, integer: Tensor) -> None:
@@ -132,6 +139,10 @@ class Means:
         self._real = self._real + real.double().reshape(-1, channels).sum(dim=0).numpy()
         self._integer = self._integer + integer.double().reshape(-1, channels).sum(dim=0).numpy()
         self._rows += real.numel() // channels
+        if self._second:
+            rows = integer.reshape(-1, channels).float()
+            square = rows.T @ rows
+            self._square = square if self._square is None else self._square.add_(square)
 
     @property
     def real(self) -> np.ndarray:
@@ -142,3 +153,8 @@ class Means:
     def integer(self) -> np.ndarray:
         """Mean of the integers, float64 (channels,)."""
         return np.asarray(self._integer) / self._rows
+
+    @property
+    def second(self) -> np.ndarray | None:
+        """Mean of ``x x^T`` over the integers, float64 (channels, channels), if it was kept."""
+        return None if self._square is None else self._square.double().numpy() / self._rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,9 +12,10 @@ import torch
 from iseg_tvm.artifact import QuantizedModel
 from iseg_tvm.errors import IsegError
 from iseg_tvm.models.segmenter import Segmenter
-from iseg_tvm.quantization.calibration import Progress, calibrate, measure_means
+from iseg_tvm.quantization.calibration import Progress, calibrate, measure_moments
 from iseg_tvm.quantization.context import Context, finite_parameters
 from iseg_tvm.quantization.conversion import Plan, convert
+from iseg_tvm.quantization.observers import Moments
 from iseg_tvm.quantization.options import QuantizeOptions
 
 
@@ -48,8 +49,9 @@ def quantize(
     Returns
     -------
     QuantizedModel
-        Its ``provenance["feature_scale"]`` is the real value of one step of the encoder's features,
-        ``provenance["activation_scales"]`` those of each block's table, in and out.
+        Its ``provenance["feature_scale"]`` holds the real value of one step of each of the
+        encoder's features, ``provenance["activation_scales"]`` those of each block's table, in and
+        out, and the integer of its input that stands for 0.
 
     Raises
     ------
@@ -67,7 +69,7 @@ def quantize(
     plan = Plan(context, model)
     if adjust is not None:
         adjust(plan)
-    context.means = measure_means(model, images, plan.grids(), progress)
+    context.moments = _layer_inputs(model, images, plan, options, progress)
     features = convert(context, model, plan)
     return QuantizedModel(
         config=model.config,
@@ -81,19 +83,33 @@ def quantize(
     )
 
 
+def _layer_inputs(
+    model: Segmenter,
+    images: Sequence[np.ndarray],
+    plan: Plan,
+    options: QuantizeOptions,
+    progress: Progress | None,
+) -> dict[str, Moments]:
+    """Moments of the linear layers' inputs, as far as an option needs them."""
+    second = options.rounding == "feedback"
+    if not (second or options.bias_correction):
+        return {}
+    return measure_moments(model, images, plan.grids(), progress, second=second)
+
+
 def _provenance(
     options: QuantizeOptions,
     images: int,
-    features: float,
-    activation_scales: dict[str, tuple[float, float]],
+    features: np.ndarray,
+    activation_scales: Mapping[str, tuple[float, float, int]],
 ) -> dict[str, Any]:
     chosen = asdict(options)
     chosen.pop("input_size")  # a field of the model itself
     return {
         "options": chosen,
         "calibration_images": images,
-        "feature_scale": features,
-        "activation_scales": {name: list(pair) for name, pair in activation_scales.items()},
+        "feature_scale": features.tolist(),
+        "activation_scales": {name: list(kept) for name, kept in activation_scales.items()},
         "torch": torch.__version__,
         "numpy": np.__version__,
     }

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from iseg_tvm.quantization import layers
-from iseg_tvm.quantization.activation import choose_table, output_grid
+from iseg_tvm.quantization.activation import ActivationGrid, choose_table, output_grid
 from iseg_tvm.quantization.calibration import Grid
 from iseg_tvm.quantization.context import Context
 from iseg_tvm.quantization.layers import Array
@@ -25,8 +25,8 @@ class BlockScales:
     """Real value of one step of a block's int8 tensors.
 
     Per channel: norm1, v, attention, norm2 (D,); per head: q, k, out_ratio (H,). ``out_ratio`` is
-    ``v / attention``, which the operator wants constant in a head. ``zero_point`` is the
-    activation's.
+    ``v / attention``, which the operator wants constant in a head. ``fc1`` is the activation's
+    input, ``zero_point`` its output's.
     """
 
     norm1: Array
@@ -36,10 +36,9 @@ class BlockScales:
     attention: Array
     out_ratio: Array
     norm2: Array
-    fc1: float
+    fc1: ActivationGrid
     activation: float
     zero_point: int
-    table: Array
 
 
 def convert_blocks(
@@ -78,30 +77,31 @@ def plan_blocks(context: Context, prefix: str, depth: int) -> dict[str, BlockSca
 
 
 def rounding_grids(plan: Mapping[str, BlockScales]) -> dict[str, Grid]:
-    """What linear layers of the blocks read: how each site rounds (see ``measure_means``)."""
+    """What linear layers of the blocks read: how each site rounds (see ``measure_moments``)."""
     grids: dict[str, Grid] = {}
     for name, s in plan.items():
-        grids[f"{name}.norm1"] = _plain_grid(s.norm1)
-        grids[f"{name}.attention"] = _plain_grid(s.attention)
-        grids[f"{name}.norm2"] = _plain_grid(s.norm2)
+        grids[f"{name}.norm1"] = plain_grid(s.norm1)
+        grids[f"{name}.attention"] = plain_grid(s.attention)
+        grids[f"{name}.norm2"] = plain_grid(s.norm2)
         grids[f"{name}.fc1"] = _activation_grid(s)
     return grids
 
 
-def _plain_grid(scale: Array) -> Grid:
+def plain_grid(scale: Array) -> Grid:
+    """Rounding to an int8 grid, one scale a channel."""
     step = torch.from_numpy(scale)
     return lambda values: (values, (values / step + 0.5).floor().clamp(-128, 127))
 
 
 def _activation_grid(s: BlockScales) -> Grid:
-    """From the two signed halves of fc1's outputs to the activation and its table's entries."""
-    table = torch.from_numpy(s.table)
+    """From the two signed halves of fc1's outputs to the activation, and table less zero point."""
+    table = torch.from_numpy(s.fc1.table.astype(np.float32)) - s.zero_point
 
     def grid(halves: Tensor) -> tuple[Tensor, Tensor]:
         negative, positive = halves.chunk(2, dim=-1)
         values = negative + positive
-        index = (values / s.fc1 + 0.5).floor().clamp(-128, 127).long() + 128
-        return functional.gelu(values), table[index]
+        index = (values / s.fc1.scale + 0.5).floor().long() + s.fc1.zero
+        return functional.gelu(values), table[index.clamp(-128, 127) + 128]
 
     return grid
 
@@ -137,11 +137,10 @@ def _block_scales(context: Context, name: str) -> BlockScales:
     norm2 = norm_scale(context, f"{name}.norm2")
     largest = float(context.scale(f"{name}.activation")[0]) * LEVELS
     activation, zero_point = output_grid(largest)
-    positive = float(context.scale(f"{name}.fc1")[1])
-    least = max(positive, layers.least_scale(*context.layer(f"{name}.mlp.fc1"), norm2))
+    least = layers.least_scale(*context.layer(f"{name}.mlp.fc1"), norm2)
     inputs = context.statistics.sites[f"{name}.fc1"]
-    fc1, table = choose_table(inputs, context.options.activation, activation, zero_point, least)
-    return BlockScales(norm1, q, k, v, attention, ratio, norm2, fc1, activation, zero_point, table)
+    fc1 = choose_table(inputs, context.options, activation, zero_point, least)
+    return BlockScales(norm1, q, k, v, attention, ratio, norm2, fc1, activation, zero_point)
 
 
 def _query_key_scales(context: Context, name: str, scale_in: Array) -> tuple[Array, Array]:
@@ -199,10 +198,8 @@ def _attention(
     weight, bias = context.layer(f"{name}.attn.qkv")
     head_width = len(bias) // (3 * len(s.q))
     columns = np.concatenate([np.repeat(np.concatenate([s.q, s.k]), head_width), s.v])
-    means = context.means[f"{name}.norm1"]
-    context.emit_linear(
-        f"{name}.qkv", layers.quantize_linear(weight, bias, s.norm1, columns, "int8", means)
-    )
+    site = f"{name}.norm1"
+    context.linear(f"{name}.qkv", (weight, bias), site, s.norm1, columns, "int8")
     attention = layers.quantize_attention(
         s.q * s.k, s.out_ratio, head_width, context.options.polynomial
     )
@@ -210,11 +207,8 @@ def _attention(
         context.tensors[f"{name}.attention.{part}"] = getattr(attention, part)
     for part in ("fraction_bits", "post_shift"):
         context.scalars[f"{name}.attention.{part}"] = getattr(attention, part)
-    weight, bias = context.layer(f"{name}.attn.proj")
-    means = context.means[f"{name}.attention"]
-    context.emit_linear(
-        f"{name}.proj", layers.quantize_linear(weight, bias, s.attention, mid, "int16", means)
-    )
+    layer, site = context.layer(f"{name}.attn.proj"), f"{name}.attention"
+    context.linear(f"{name}.proj", layer, site, s.attention, mid, "int16")
 
 
 def _mlp(context: Context, name: str, s: BlockScales, eps: float, mid: float, after: float) -> None:
@@ -222,15 +216,10 @@ def _mlp(context: Context, name: str, s: BlockScales, eps: float, mid: float, af
     integer_eps = layers.norm_eps(len(gamma), eps, mid)
     context.emit_norm(f"{name}.norm2", layers.fold_norm(gamma, beta, integer_eps, s.norm2))
     weight, bias = context.layer(f"{name}.mlp.fc1")
-    means = context.means[f"{name}.norm2"]
-    context.emit_linear(
-        f"{name}.fc1", layers.quantize_linear(weight, bias, s.norm2, s.fc1, "int8", means)
-    )
-    context.tensors[f"{name}.activation.table"] = s.table
-    context.activation_scales[name] = (s.fc1, s.activation)
-    weight, bias = context.layer(f"{name}.mlp.fc2")
-    # The zero point is part of the integers' mean, so the correction folds it into the bias too.
-    means = context.means[f"{name}.fc1"]
-    context.emit_linear(
-        f"{name}.fc2", layers.quantize_linear(weight, bias, s.activation, after, "int16", means)
-    )
+    grid, site = s.fc1, f"{name}.norm2"
+    shifted = weight, bias + grid.zero * grid.scale
+    context.linear(f"{name}.fc1", shifted, site, s.norm2, grid.scale, "int8")
+    context.tensors[f"{name}.activation.table"] = grid.table
+    context.activation_scales[name] = grid.scale, s.activation, grid.zero
+    layer, site = context.layer(f"{name}.mlp.fc2"), f"{name}.fc1"
+    context.linear(f"{name}.fc2", layer, site, s.activation, after, "int16", s.zero_point)

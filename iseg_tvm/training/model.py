@@ -21,6 +21,7 @@ from iseg_tvm.quantization.activation import TABLES
 from iseg_tvm.quantization.grids import (
     Grids,
     Parameters,
+    activation_zero,
     exponent_scale,
     float_layer,
     float_norm,
@@ -109,6 +110,7 @@ class QatSegmenter(nn.Module):
             key.replace("__", ".").removesuffix(".activation"): [
                 float(site.scale().detach()),
                 site.scale_out,
+                site.zero_in,
             ]
             for key, site in self.sites.items()
             if isinstance(site, ActivationSite)
@@ -182,6 +184,7 @@ def _build_sites(
                 (tensors[f"{name}.weight"], tensors[f"{name}.bias"]),
                 scale_in=scale_in,
                 zero_in=grids.zero_in.get(name, 0),
+                zero_out=grids.zero.get(name, 0),
                 step=grids.step[name],
                 factor=real_multiplier(model, name),
                 dtype=result_type(model, name),
@@ -224,7 +227,9 @@ def _activation_site(model: QuantizedModel, name: str) -> ActivationSite:
     hint = "quantize the checkpoint again with this version"
     if scales is None or kind not in TABLES:
         raise IsegError(f"the model does not say how {name}.activation.table was built", hint)
-    site = ActivationSite(TABLES[kind], float(scales[0]), float(scales[1]), int(table[128]))
+    before = activation_zero(model, name)
+    zero = int(table[128 + before])
+    site = ActivationSite(TABLES[kind], float(scales[0]), float(scales[1]), zero, before)
     if not np.array_equal(site.refresh()["activation.table"], table):
         raise IsegError(f"{name}.activation.table is not the one its provenance describes", hint)
     return site

@@ -97,6 +97,7 @@ class LinearSite(Site):
     weight, bias : float64 (N, K), (N,), real
     integers : (weight int8, bias int32) to begin with
     scale_in, zero_in : of the input, () or (K,)
+    zero_out : integer of the result that stands for 0, part of ``integers``' bias
     step : real value of one accumulator step, (N,)
     factor : of the requantization, (N,)
     dtype : of the result
@@ -110,6 +111,7 @@ class LinearSite(Site):
         *,
         scale_in: Array,
         zero_in: int,
+        zero_out: int = 0,
         step: Array,
         factor: Array,
         dtype: str,
@@ -120,7 +122,8 @@ class LinearSite(Site):
         units = _within(weight * fold / step[:, None], integers[0])
         self.weight = nn.Parameter(_real(units * step[:, None] / fold))
         whole = integers[1] + zero_in * integers[0].astype(np.int64).sum(axis=1)
-        self.bias = _parameter(whole * step)
+        self.register_buffer("offset", torch.from_numpy(zero_out / np.maximum(factor, 2.0**-40)))
+        self.bias = _parameter((whole - self.get_buffer("offset").numpy()) * step)
         self.levels, self.zero = levels, zero_in
         self.register_buffer("fold", _real(fold))
         self.register_buffer("step", torch.from_numpy(step))
@@ -139,18 +142,23 @@ class LinearSite(Site):
         self.divisor = divisor
         with torch.no_grad():
             weight = self.integer_weight().to(torch.int8)
-            units = (self.bias / self.get_buffer("step")).add(0.5).floor().to(torch.int64)
+            units = self._bias_units().add(0.5).floor().to(torch.int64)
             units -= self.zero * weight.to(torch.int64).sum(dim=1)
             bias = units.clamp(-limits.BIAS_MAX, limits.BIAS_MAX).to(torch.int32)
         self.requantize.constants |= {"bias": bias, "zero": self.zero}
         return {"weight": weight.cpu().numpy(), "bias": bias.cpu().numpy(), **found}
+
+    def _bias_units(self) -> Tensor:
+        """Bias and zero point of the result, in accumulator steps."""
+        offset = self.get_buffer("offset") * self.divisor
+        return self.bias / self.get_buffer("step") + offset
 
     def forward(self, x: Tensor) -> Tensor:
         """Integers (M, K) to integers (M, N)."""
         return linear_requantize(
             x,
             self.integer_weight(),
-            (self.bias / self.get_buffer("step")).to(torch.float32),
+            self._bias_units().to(torch.float32),
             self.requantize.factor(self.divisor),
             self.requantize.constants,
         )
@@ -290,20 +298,22 @@ class ActivationSite(Site):
 
     Parameters
     ----------
-    table_of : builds the table from input scale, output scale and zero point
+    table_of : builds the table from input scale, output scale, output's and input's zero point
     scale_in, scale_out, zero : to begin with; the last two stay
+    zero_in : input that stands for 0
     """
 
     def __init__(
         self,
-        table_of: Callable[[float, float, int], Array],
+        table_of: Callable[[float, float, int, int], Array],
         scale_in: float,
         scale_out: float,
         zero: int,
+        zero_in: int = 0,
     ) -> None:
         super().__init__()
         self.table_of, self.scale_out, self.zero = table_of, scale_out, zero
-        self.scale_in = scale_in
+        self.scale_in, self.zero_in = scale_in, zero_in
         self.log_change = _parameter(0.0)
         self.table = torch.zeros(256, dtype=torch.int8)
 
@@ -314,14 +324,15 @@ class ActivationSite(Site):
     def refresh(self) -> Integers:
         """Recompute the table."""
         change = float(self.log_change.detach().exp())
-        table = self.table_of(self.scale_in * change, self.scale_out, self.zero)
+        table = self.table_of(self.scale_in * change, self.scale_out, self.zero, self.zero_in)
         self.table = torch.from_numpy(table).to(self.log_change.device)
         return {"activation.table": table}
 
     def forward(self, x: Tensor) -> Tensor:
         """Integers to integers of the same shape."""
         value = OPERATORS["shift_gelu"].forward(x.detach(), self.table)
-        real = functional.gelu(x * self.scale().to(torch.float32)) / self.scale_out + self.zero
+        real = (x - self.zero_in) * self.scale().to(torch.float32)
+        real = functional.gelu(real) / self.scale_out + self.zero
         return substitute(real.clamp(*LIMITS["int8"]), value.to(torch.float32))
 
 

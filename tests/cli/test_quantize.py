@@ -55,7 +55,10 @@ def test_one_picture(
 def test_flags_reach_the_quantizer(
     shared_checkpoint: Path, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = "--observer mse --activation shiftgelu --polynomial linear --image-size 20 12"
+    flags = (
+        "--observer mse --activation shiftgelu --polynomial linear --image-size 20 12"
+        " --rounding feedback --equalization 0.25 --no-lambda-search --feature-scales"
+    )
     status, out = quantize(shared_checkpoint, photo.parent, *flags.split(), "--json", "-q")
     captured = capsys.readouterr()
     assert (status, captured.err) == (0, "")
@@ -67,12 +70,21 @@ def test_flags_reach_the_quantizer(
     assert (model.input_size, model.polynomial) == ((20, 12), "linear")
     assert model.provenance["options"]["observer"] == "mse"
     assert model.provenance["options"]["activation"] == "shiftgelu"
+    assert model.provenance["options"]["rounding"] == "feedback"
+    assert model.provenance["options"]["equalization"] == 0.25
+    assert model.provenance["options"]["lambda_search"] is False
+    assert model.provenance["options"]["feature_scales"] is True
+    assert model.provenance["options"]["bias_correction"] is True
 
 
 def test_choices_are_the_quantizers() -> None:
     assert set(command.OBSERVERS) == set(OBSERVERS)
     assert set(command.ACTIVATIONS) == set(options.ACTIVATIONS)
     assert set(command.POLYNOMIALS) == set(options.POLYNOMIALS)
+    assert set(command.ROUNDINGS) == set(options.ROUNDINGS)
+    defaults = options.QuantizeOptions()
+    for flag, (default, _) in command.SWITCHES.items():
+        assert getattr(defaults, flag.replace("-", "_")) is default
 
 
 def test_class_names_beside_the_checkpoint(photo: Path) -> None:

@@ -103,3 +103,10 @@ def test_scales_are_checked(build: object, bad: float) -> None:
     for scales in ((bad, 1.0), (1.0, bad)):
         with pytest.raises(RangeError, match="scale"):
             build(*scales)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("build", [gelu_table, shift_gelu_table])
+def test_zero_point_of_the_input_moves_the_table(build: object) -> None:
+    plain, moved = (build(0.03, 0.02, -100, z) for z in (0, -60))  # type: ignore[operator]
+    assert moved[: 256 - 60].tolist() == plain[60:].tolist()
+    assert moved[128 - 60] == -100

@@ -59,7 +59,7 @@ def cosine(found: np.ndarray, exact: np.ndarray) -> float:
 
 def features(model: QuantizedModel, image: np.ndarray) -> np.ndarray:
     """Encoder output of the integer model, in real units."""
-    return reference_graph(model).encode(image) * model.provenance["feature_scale"]
+    return reference_graph(model).encode(image) * np.array(model.provenance["feature_scale"])
 
 
 @pytest.mark.parametrize("decoder", ["linear", "mask_transformer"])
@@ -94,6 +94,30 @@ def test_every_option_keeps_the_features(observer: str, activation: str, polynom
     assert (
         cosine(features(quantized, photo(200, 150)), float_features(model, photo(200, 150))) > 0.98
     )
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"rounding": "nearest"},
+        {"bias_correction": False},
+        {"rounding": "nearest", "bias_correction": False},
+        {"equalization": 0.0},
+        {"equalization": 1.0},
+        {"lambda_search": False},
+        {"activation_zero_point": False},
+        {"feature_scales": True},
+    ],
+    ids=str,
+)
+def test_every_switch_keeps_the_features(changed: dict) -> None:
+    model = lively_model(tiny_config(l2_norm=True, embed_dim=48, image_size=SIZE))
+    quantized = quantize(model, [photo()], QuantizeOptions(**changed))
+    other = photo(200, 150)
+    assert cosine(features(quantized, other), float_features(model, other)) > 0.99
+    default = quantize(model, [photo()])
+    differs = [not np.array_equal(t, default.tensors[n]) for n, t in quantized.tensors.items()]
+    assert any(differs)
 
 
 @pytest.mark.parametrize("size", [(32, 48), (30, 45), (17, 64)])
@@ -205,7 +229,8 @@ def test_progress_counts_every_image() -> None:
     model = lively_model(tiny_config(image_size=SIZE))
     seen = []
     quantize(model, [photo(), photo(9, 9)], progress=lambda *step: seen.append(step))
-    assert seen == [(stage, i, 2) for stage in ("calibrating", "correcting biases") for i in (1, 2)]
+    stages = "calibrating", "measuring layer inputs"
+    assert seen == [(stage, i, 2) for stage in stages for i in (1, 2)]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -254,7 +279,14 @@ def test_a_wrong_number_of_names_is_refused(names: dict) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"observer": "best"}, {"activation": "relu"}, {"polynomial": "cubic"}, {"percentile": 20.0}],
+    [
+        {"observer": "best"},
+        {"activation": "relu"},
+        {"polynomial": "cubic"},
+        {"percentile": 20.0},
+        {"rounding": "up"},
+        {"equalization": 1.5},
+    ],
 )
 def test_wrong_options_are_refused(wrong: dict) -> None:
     with pytest.raises(IsegError):
