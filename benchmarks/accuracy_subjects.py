@@ -56,7 +56,7 @@ def emulated(model: Segmenter, images: Sequence[np.ndarray], kind: str) -> Segme
 class Pretrained:
     """ViT-S/14 with pretrained weights; fidelity of its features at 1,025 tokens."""
 
-    many = (8,)
+    many: tuple[int, ...] = (8,)
 
     def __init__(self) -> None:
         self.photos = pretrained.photographs()
@@ -114,7 +114,7 @@ def _exact(name: str) -> np.ndarray:
 class Demo:
     """The demo model; mean IoU on its held-out scenes."""
 
-    many = (8, 32)
+    many: tuple[int, ...] = (8, 32)
 
     def __init__(self) -> None:
         self.model = load_checkpoint(ROOT / "demo" / "checkpoint").eval()

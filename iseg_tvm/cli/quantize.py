@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rounding",
         choices=ROUNDINGS,
-        default="feedback",
+        default="nearest",
         help="of weights: each layer's output moves least on the calibration pictures (GPTQ), or "
         "each weight by itself, which is quicker (default: %(default)s)",
     )

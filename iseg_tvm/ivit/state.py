@@ -34,6 +34,7 @@ from iseg_tvm.errors import IsegError
 from iseg_tvm.models.segmenter import Segmenter
 from iseg_tvm.models.weights import check_weights, read_weight_file
 from iseg_tvm.quantization import layers
+from iseg_tvm.quantization.activation import ActivationGrid
 from iseg_tvm.quantization.conversion import Plan
 from iseg_tvm.quantization.transformer import BlockScales
 
@@ -78,10 +79,9 @@ class IvitEncoder:
             attention=np.full(width, qkv / ratio),
             out_ratio=np.full(heads, ratio),
             norm2=self._norm(f"{name}.norm2", self.scales[f"{name}.qact3"]),
-            fc1=scale_in,
+            fc1=ActivationGrid(scale_in, 0, shift_gelu_table(scale_in, scale_out)),
             activation=scale_out,
             zero_point=0,
-            table=shift_gelu_table(scale_in, scale_out),
         )
 
     def _norm(self, name: str, scale: float) -> np.ndarray:

@@ -52,7 +52,7 @@ class QuantizeOptions:
     percentile: float = 99.99
     activation: str = "gelu"
     polynomial: str = "quadratic"
-    rounding: str = "feedback"
+    rounding: str = "nearest"
     bias_correction: bool = True
     equalization: float = 0.5
     lambda_search: bool = True
