@@ -99,9 +99,9 @@ def test_every_option_keeps_the_features(observer: str, activation: str, polynom
 @pytest.mark.parametrize(
     "changed",
     [
-        {"rounding": "nearest"},
+        {"rounding": "feedback"},
         {"bias_correction": False},
-        {"rounding": "nearest", "bias_correction": False},
+        {"rounding": "feedback", "bias_correction": False},
         {"equalization": 0.0},
         {"equalization": 1.0},
         {"lambda_search": False},
