@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,15 @@ from tests.helpers import random_image, tiny_config
 from tests.unit.test_quantization import lively_model
 
 SIZE = (16, 24)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Thousands of tiny operators: on busy cores a second thread makes them ten times slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def pair(config: SegmenterConfig, **options: str) -> tuple[Segmenter, QuantizedModel]:
