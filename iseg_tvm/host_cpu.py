@@ -1,5 +1,7 @@
 """The CPU of the machine we run on, as Linux describes it in ``/proc/cpuinfo``."""
 
+import ctypes
+import functools
 import os
 import platform
 from collections.abc import Iterable
@@ -9,6 +11,13 @@ from pathlib import Path
 from iseg_tvm.errors import IsegError
 
 CPUINFO = Path("/proc/cpuinfo")
+
+AMX = frozenset({"amx_tile", "amx_int8"})
+AMX_PERMISSION = (158, 0x1023, 18)
+"""System call by which a process on x86-64 Linux asks for AMX; 0 grants it (and costs no more).
+
+``arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)``: Linux, Documentation/arch/x86/xstate.rst.
+"""
 
 
 @dataclass(frozen=True)
@@ -25,12 +34,15 @@ class HostCpu:
         ARM only: ``implementer:part`` ids of the cores, such as ``0x41:0xd08`` (Cortex-A72).
     num_cores : int
         CPUs this process may use.
+    refused : frozenset of str
+        Features of the CPU that are none of `features`: the operating system refuses them.
     """
 
     arch: str
     features: frozenset[str]
     parts: frozenset[str] = frozenset()
     num_cores: int = 1
+    refused: frozenset[str] = frozenset()
 
 
 def usable_cpus() -> list[int]:
@@ -42,7 +54,18 @@ def read_host_cpu() -> HostCpu:
     """Return this machine's CPU; its features are empty where ``/proc/cpuinfo`` is absent."""
     text = CPUINFO.read_text(encoding="utf-8", errors="replace") if CPUINFO.exists() else ""
     features, parts = parse_cpuinfo(text)
-    return HostCpu(platform.machine(), features, parts, len(usable_cpus()))
+    arch, cpus = platform.machine(), len(usable_cpus())
+    refused = frozenset[str]() if arch != "x86_64" or has_amx_permission() else features & AMX
+    return HostCpu(arch, features - refused, parts, cpus, refused)
+
+
+@functools.cache
+def has_amx_permission() -> bool:
+    """Ask the kernel, for this process, for the AMX tiles: False where it has none to give."""
+    try:
+        return int(ctypes.CDLL(None).syscall(*AMX_PERMISSION)) == 0
+    except (OSError, AttributeError):
+        return False
 
 
 def parse_cpuinfo(text: str) -> tuple[frozenset[str], frozenset[str]]:
@@ -91,6 +114,11 @@ def check_host(
     if arch != host.arch:
         raise IsegError(f"{what} is for {arch} CPUs, and this one is {host.arch}", remedy)
     missing = sorted(set(features) - host.features)
+    if missing and set(missing) <= host.refused:
+        raise IsegError(
+            f"{what} needs {' '.join(missing)}, which the operating system refuses this process",
+            remedy,
+        )
     if missing:
         raise IsegError(
             f"{what} needs CPU features this machine lacks: {' '.join(missing)}", remedy

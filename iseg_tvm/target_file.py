@@ -8,7 +8,7 @@ from typing import Any
 from iseg_tvm.errors import IsegError
 
 ISAS = frozenset(
-    {"avx512vbmi", "avx512vnni", "avx512bw", "avx2"}
+    {"amx", "avx512vbmi", "avx512vnni", "avx512bw", "avx2"}
     | {"neon_dotprod", "neon", "neon_inorder", "neon_i8mm", "generic"}
 )
 ARCHITECTURES = frozenset({"x86_64", "aarch64"})

@@ -8,7 +8,8 @@ edges run the same code as the bulk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +18,26 @@ from iseg_tvm.kernels.epilogue import Epilogue, emit_epilogue
 from iseg_tvm.kernels.isa import Dot, Isa
 from iseg_tvm.kernels.micro_kernel import emit_micro_kernel, word_dtype
 from iseg_tvm.kernels.packing import PanelLayout, round_up
+from iseg_tvm.kernels.tile_unit import Tiles, emit_tile_product, requested
 from iseg_tvm.kernels.tiles import emit_tiles, load_vector, store_vector
-from iseg_tvm.kernels.vector import Buffer, Expr, T, cast, flat, load, scratch, store
+from iseg_tvm.kernels.vector import Buffer, Expr, T, cast, flat, load, scratch, store, when
 
 PackRows = Callable[[Buffer, Expr, Expr], None]
 """(destination, first row of the matrix, number of rows): packs the left rows of a block."""
+
+
+@dataclass(frozen=True)
+class LeftRows:
+    """How a kernel gets its left rows.
+
+    Attributes
+    ----------
+    in_place : flat matrix that already has the packed form; None if every row must be packed
+    """
+
+    pack: PackRows
+    in_place: Buffer | None = None
+
 
 LEFT_BLOCK_BYTES = 192 * 1024
 """Packed left rows of a block stay in L2 beside the panel in use."""
@@ -68,60 +84,136 @@ class Gemm:
 def default_tasks(isa: Isa, rows: int, inner: int) -> int:
     """Number of row blocks: some for every thread, left rows of each within their share of L2."""
     tiles = -(-rows // isa.rows)
-    row_bytes = round_up(inner, isa.k_group) * np.dtype(isa.a_dtype).itemsize
+    row_bytes = isa.depth(inner) * np.dtype(isa.a_dtype).itemsize
     by_cache = -(-rows * row_bytes // LEFT_BLOCK_BYTES)
     return min(round_up(max(by_cache, TASKS), TASKS // 2), tiles)
 
 
 def emit_gemm(
-    gemm: Gemm, pack_rows: PackRows, right: Buffer,
+    gemm: Gemm, left: LeftRows, right: Buffer,
     constants: Sequence[Buffer], skip: Buffer | None, table: Buffer | None, out: Buffer,
 ) -> None:  # fmt: skip
     """Emit the parallel loop over row blocks."""
     isa, layout = gemm.isa, gemm.layout
     full_group = layout.group * isa.lanes == isa.vector_bytes
     in_registers = table if isa.table_lookup is not None and full_group else None
-    with T.parallel(0, gemm.tasks) as block:
-        packed = scratch(gemm.block_rows * layout.depth, isa.a_dtype)
-        words = flat(packed, word_dtype(isa), gemm.block_rows * layout.depth // isa.k_group)
+    operands = _Operands(right, constants, skip, in_registers, out)
+    with requested(isa.tile_unit), T.parallel(0, gemm.tasks) as block, _task(gemm) as (tiles, sums):
         first = T.Bind(block * gemm.tiles // gemm.tasks * isa.rows)
         end = T.min(gemm.rows, (block + 1) * gemm.tiles // gemm.tasks * isa.rows)
         present = T.Bind(end - first)
-        pack_rows(packed, first, present)
+        rest, is_last = gemm.rows % isa.rows, block == gemm.tasks - 1
+        if left.in_place is None:
+            packed = scratch(gemm.block_rows * layout.depth, isa.a_dtype)
+            left.pack(packed, first, present)
+        elif rest:
+            packed = scratch(isa.rows * layout.depth, isa.a_dtype)
+            with when(is_last):
+                left.pack(packed, end - rest, T.int32(rest))
 
         def tile(row: Expr, rows: int, panel: Expr, width: int, real: int) -> None:
-            _emit_tile(
-                gemm, words, first, row, rows, right, panel, width, real, constants,
-                skip, in_registers, out,
-            )  # fmt: skip
+            place = _Place(first + row, rows, panel, width, real)
+            if left.in_place is None:
+                source, start = packed, row
+            elif rows == isa.rows:
+                source, start = left.in_place, first + row
+            else:
+                source, start = packed, T.int32(0)
+            if tiles is None:
+                _emit_register_tile(gemm, source, start, place, operands)
+            else:
+                _emit_unit_tile(gemm, tiles, sums, source, start, place, operands)
 
-        emit_tiles(layout, present, gemm.rows % isa.rows, block == gemm.tasks - 1, tile)
+        emit_tiles(layout, present, rest, is_last, tile)
         if table is not None and in_registers is None:
             _emit_table(gemm, table, out, first, present)
 
 
-def _emit_tile(
-    gemm: Gemm, words: Buffer, first: Expr, row: Expr, rows: int, right: Buffer,
-    panel: Expr, width: int, real: int, constants: Sequence[Buffer], skip: Buffer | None,
-    table: Buffer | None, out: Buffer,
-) -> None:  # fmt: skip
-    isa, layout, epilogue = gemm.isa, gemm.layout, gemm.epilogue
+@dataclass(frozen=True)
+class _Operands:
+    """What every tile of a product reads and writes beside its left rows."""
+
+    right: Buffer
+    constants: Sequence[Buffer]
+    skip: Buffer | None
+    table: Buffer | None
+    out: Buffer
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A tile of the result: first row, rows, panel, its width, its columns that are real."""
+
+    row: Expr
+    rows: int
+    panel: Expr
+    width: int
+    real: int
+
+
+@contextmanager
+def _task(gemm: Gemm) -> Iterator[tuple[Tiles | None, Buffer | None]]:
+    """Body of a parallel task: its tile registers, if there are any, and where they are stored."""
+    isa = gemm.isa
+    if isa.tile_unit is None:
+        yield None, None
+        return
+    with isa.tile_unit.open() as tiles:
+        yield tiles, scratch(isa.rows * isa.columns, "int32")
+
+
+def _emit_register_tile(
+    gemm: Gemm, left: Buffer, start: Expr, place: _Place, operands: _Operands
+) -> None:
+    """Product in accumulators; every row's epilogue is written out."""
+    isa, layout = gemm.isa, gemm.layout
     lanes, stride = isa.lanes, layout.depth // isa.k_group
-    column = panel * isa.columns
-    bias = [T.Bind(load(constants[0], column + v, lanes)) for v in range(0, width, lanes)]
+    words = flat(left, word_dtype(isa), int(left.shape[0]) // isa.k_group)
+    column = place.panel * isa.columns
+    bias = [
+        T.Bind(load(operands.constants[0], column + v, lanes)) for v in range(0, place.width, lanes)
+    ]
     accumulators = emit_micro_kernel(
-        isa, gemm.dot, words, row * stride, stride, rows, right, layout.offset(panel),
-        width, layout.depth, bias,
+        isa, gemm.dot, words, start * stride, stride, place.rows, operands.right,
+        layout.offset(place.panel), place.width, layout.depth, bias,
     )  # fmt: skip
-    step = layout.group * lanes
     for r, accumulator in enumerate(accumulators):
-        base = (first + row + r) * gemm.columns + column
-        for g in range(0, width, step):
-            valid = real - g
-            totals = [load(accumulator, g + v, lanes) for v in range(0, step, lanes)]
-            old = None if skip is None else load_vector(skip, base + g, "int16", step, valid)
-            result = emit_epilogue(isa, epilogue, totals, column + g, constants, old, table)
-            store_vector(out, base + g, result, epilogue.dtype, step, valid)
+        _finish_row(gemm, place, operands, r, accumulator, 0)
+
+
+def _emit_unit_tile(
+    gemm: Gemm, tiles: Tiles, sums: Buffer, left: Buffer, start: Expr, place: _Place,
+    operands: _Operands,
+) -> None:  # fmt: skip
+    """Product in tile registers; their rows go through the epilogue in a loop."""
+    layout, width = gemm.layout, place.width
+    emit_tile_product(
+        tiles, left, start * layout.depth, layout.depth, place.rows, operands.right,
+        layout.offset(place.panel), width, layout.depth, sums,
+        (operands.constants[0], place.panel * gemm.isa.columns),
+    )  # fmt: skip
+    with T.serial(0, place.rows) as r:
+        _finish_row(gemm, place, operands, r, sums, r * width)
+
+
+def _finish_row(
+    gemm: Gemm, place: _Place, operands: _Operands, row: Expr, sums: Buffer, start: Expr
+) -> None:
+    """Epilogue of one row of a tile, whose sums begin at ``sums[start]``."""
+    isa, layout, epilogue = gemm.isa, gemm.layout, gemm.epilogue
+    column = place.panel * isa.columns
+    base = (place.row + row) * gemm.columns + column
+    step = layout.group * isa.lanes
+    for g in range(0, place.width, step):
+        valid = place.real - g
+        totals = [load(sums, start + g + v, isa.lanes) for v in range(0, step, isa.lanes)]
+        old = None
+        if operands.skip is not None:
+            old = load_vector(operands.skip, base + g, "int16", step, valid)
+        result = emit_epilogue(
+            isa, epilogue, totals, column + g, operands.constants, old, operands.table
+        )
+        store_vector(operands.out, base + g, result, epilogue.dtype, step, valid)
 
 
 def _emit_table(gemm: Gemm, table: Buffer, out: Buffer, first: Expr, present: Expr) -> None:

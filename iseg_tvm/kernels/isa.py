@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from iseg_tvm.errors import IsegError
+from iseg_tvm.kernels.tile_unit import TileUnit
 from iseg_tvm.kernels.vector import Buffer, Expr
 
 Dot = Callable[..., Expr]
@@ -63,6 +64,8 @@ class Isa:
         ``micro_kernel.emit_micro_kernel``; it says what its ``dot`` takes
     interleave : words (``k_group`` values) of the ``rows`` rows of a tile lie side by side in a
         packed left operand
+    depth_multiple : inner sizes are padded to a multiple of it; 0: of ``k_group``
+    tile_unit : unit that computes the products in place of ``dot``, in blocks of whole tiles
     choices : register blocks worth trying where ``registers`` does not tell
     attention : record for attention's products, where their layouts differ from those of layers
     """
@@ -92,6 +95,8 @@ class Isa:
     registers: int = 32
     micro_kernel: MicroKernel | None = None
     interleave: bool = False
+    depth_multiple: int = 0
+    tile_unit: TileUnit | None = None
     choices: tuple[int, ...] = ()
     attention: Isa | None = None
 
@@ -104,6 +109,11 @@ class Isa:
     def columns(self) -> int:
         """Columns of the register block."""
         return self.vectors * self.lanes
+
+    def depth(self, inner: int) -> int:
+        """Inner size after padding."""
+        multiple = self.depth_multiple or self.k_group
+        return -(-inner // multiple) * multiple
 
     @property
     def row_group(self) -> int:
@@ -131,9 +141,9 @@ class Isa:
 
 @cache
 def _families() -> dict[str, Isa]:
-    from iseg_tvm.kernels import isa_arm, isa_generic, isa_x86
+    from iseg_tvm.kernels import isa_amx, isa_arm, isa_generic, isa_x86
 
-    modules = (isa_generic, isa_x86, isa_arm)
+    modules = (isa_generic, isa_x86, isa_amx, isa_arm)
     return {isa.name: isa for module in modules for isa in module.FAMILIES}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from iseg_tvm.kernels.gemm import Gemm, PackRows
+from iseg_tvm.kernels.gemm import Gemm, LeftRows
 from iseg_tvm.kernels.layer_norm import LayerNorm, LayerNormRows, emit_layer_norm
 from iseg_tvm.kernels.packing import (
     emit_pack_left_row,
@@ -36,13 +36,14 @@ class LeftOperand:
     """Kernel parameters of a left operand, and what packs its rows from their buffers."""
 
     parameters: Sequence[Parameter]
-    rows: Callable[[Sequence[Buffer]], PackRows]
+    rows: Callable[[Sequence[Buffer]], LeftRows]
 
 
 def matrix(gemm: Gemm) -> LeftOperand:
-    """Rows of an int8 matrix ``x``."""
+    """Rows of an int8 matrix ``x``, in place where a tile unit reads rows of its width."""
+    takes_rows = gemm.isa.tile_unit is not None and gemm.layout.depth == gemm.inner
 
-    def rows(buffers: Sequence[Buffer]) -> PackRows:
+    def rows(buffers: Sequence[Buffer]) -> LeftRows:
         source = flat(buffers[0], "int8", gemm.rows * gemm.inner)
 
         def pack(destination: Buffer, first: Expr, present: Expr) -> None:
@@ -50,7 +51,7 @@ def matrix(gemm: Gemm) -> LeftOperand:
                 start, depth = (first + row) * gemm.inner, gemm.layout.depth
                 emit_pack_left_row(gemm.isa, destination, row, depth, source, start, gemm.inner)
 
-        return pack
+        return LeftRows(pack, source if takes_rows else None)
 
     return LeftOperand([("x", (gemm.rows, gemm.inner), "int8")], rows)
 
@@ -59,7 +60,7 @@ def layer_norm(gemm: Gemm, norm: LayerNorm) -> LeftOperand:
     """LayerNorm of the rows of an int16 matrix ``x``; its result exists in packed form only."""
     isa, depth = gemm.isa, gemm.layout.depth
 
-    def rows(buffers: Sequence[Buffer]) -> PackRows:
+    def rows(buffers: Sequence[Buffer]) -> LeftRows:
         source = flat(buffers[0], "int16", gemm.rows * gemm.inner)
         normalised = LayerNormRows(norm, source, *buffers[1:])
 
@@ -71,7 +72,7 @@ def layer_norm(gemm: Gemm, norm: LayerNorm) -> LeftOperand:
 
             emit_layer_norm(normalised, first, present, sink)
 
-        return pack
+        return LeftRows(pack)
 
     return LeftOperand([("x", (gemm.rows, gemm.inner), "int16"), *norm.parameters], rows)
 
@@ -86,7 +87,7 @@ def patches(gemm: Gemm, image: Sequence[int], patch: int, pad: Sequence[int]) ->
         signed = cast(pixels ^ splat(128, "uint8", lanes), "int8", lanes)
         return left_value(signed, isa, lanes)
 
-    def rows(buffers: Sequence[Buffer]) -> PackRows:
+    def rows(buffers: Sequence[Buffer]) -> LeftRows:
         pixels = flat(buffers[0], "uint8", height * width * 3)
 
         def put(destination: Buffer, row: Expr, k: Expr, chunk: Expr, lanes: int) -> None:
@@ -126,6 +127,6 @@ def patches(gemm: Gemm, image: Sequence[int], patch: int, pad: Sequence[int]) ->
                     zero = splat(0, isa.a_dtype, 1)
                     store_left(isa, destination, row, T.int32(k), depth, zero, 1)
 
-        return pack
+        return LeftRows(pack)
 
     return LeftOperand([("image", tuple(image), "uint8")], rows)

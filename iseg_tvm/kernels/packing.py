@@ -1,7 +1,7 @@
 """Layouts of GEMM operands.
 
 Left operand, per row block: ``[rows / row_group][Kp / k_group][row_group][k_group]`` in
-``isa.a_dtype``, Kp = K rounded up to ``k_group``; that is ``[rows][Kp]`` where ``row_group`` is 1.
+``isa.a_dtype``, Kp = K padded (``isa.depth``); that is ``[rows][Kp]`` where ``row_group`` is 1.
 Right operand: panels of ``isa.columns`` columns, ``[panel][Kp / k_group][columns][k_group]`` int8;
 the last panel is as narrow as whole groups of vectors allow. Padding is zero on the right, so the
 padded left values do not matter. Inside a group the columns stand in the order that the
@@ -63,7 +63,7 @@ class PanelLayout:
     Attributes
     ----------
     group : vectors whose columns are interleaved for one packed result
-    depth : K rounded up to ``k_group``
+    depth : K after padding
     full : number of panels of ``isa.columns`` columns
     tail : columns in the last, narrow panel, a multiple of ``group * isa.lanes`` (0: none)
     """
@@ -76,7 +76,7 @@ class PanelLayout:
     @property
     def depth(self) -> int:
         """Inner size after padding."""
-        return round_up(self.inner, self.isa.k_group)
+        return self.isa.depth(self.inner)
 
     @property
     def full(self) -> int:

@@ -37,9 +37,9 @@ def build_linear(gemm: Gemm, name: str, left: LeftOperand) -> PrimFunc:
     ]
     with kernel(name, parameters) as (builder, buffers):
         count = len(left.parameters)
-        pack_rows = left.rows(buffers[:count])
+        rows = left.rows(buffers[:count])
         constants, table, skip, out = _unpack(gemm, buffers[count + 1 :])
-        emit_gemm(gemm, pack_rows, buffers[count], constants, skip, table, out)
+        emit_gemm(gemm, rows, buffers[count], constants, skip, table, out)
     return builder.get()
 
 
@@ -56,7 +56,7 @@ def build_matmul(gemm: Gemm, name: str) -> PrimFunc:
         ("out", (gemm.rows, gemm.columns), epilogue.dtype),
     ]
     with kernel(name, parameters) as (builder, buffers):
-        pack_rows = left_operands.matrix(gemm).rows(buffers[:1])
+        rows = left_operands.matrix(gemm).rows(buffers[:1])
         b = flat(buffers[1], "int8", gemm.columns * gemm.inner)
         out = flat(buffers[-1], epilogue.dtype, gemm.rows * gemm.columns)
         packed, bias = scratch(layout.size, "int8"), scratch(layout.padded_columns, "int32")
@@ -67,7 +67,7 @@ def build_matmul(gemm: Gemm, name: str) -> PrimFunc:
                 store(bias, n, bias[n] + buffers[2][n], 1)
 
         constants = [bias, *buffers[3:-1]]
-        emit_gemm(gemm, pack_rows, packed, constants, None, None, out)
+        emit_gemm(gemm, rows, packed, constants, None, None, out)
     return builder.get()
 
 

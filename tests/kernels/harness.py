@@ -14,6 +14,7 @@ from iseg_tvm.kernels.isa import Isa, get_isa
 from iseg_tvm.kernels.vector import T, cast, reinterpret, splat
 from relay_ops import OPERATORS
 from relay_ops.operator import Lowering, LoweringContext, Schedule, TensorSpec
+from tests.kernels.emulated_tiles import EmulatedUnit
 
 X86 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}
 TARGETS: dict[str, dict[str, Any]] = {
@@ -25,6 +26,11 @@ TARGETS: dict[str, dict[str, Any]] = {
         **X86,
         "mcpu": "x86-64-v4",
         "mattr": ["+avx512vnni", "+avx512vbmi", "-prefer-256-bit"],
+    },
+    "amx": {
+        **X86,
+        "mcpu": "x86-64-v4",
+        "mattr": ["+avx512vnni", "+avx512vbmi", "+amx-tile", "+amx-int8", "-prefer-256-bit"],
     },
     "neon": {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72"},
     "neon_dotprod": {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a76"},
@@ -41,6 +47,7 @@ NEEDS = {
     "avx512bw": {"avx512bw", "avx512vl"},
     "avx512vnni": {"avx512bw", "avx512vl", "avx512_vnni"},
     "avx512vbmi": {"avx512bw", "avx512vl", "avx512_vnni", "avx512vbmi"},
+    "amx": {"avx512bw", "avx512vl", "avx512_vnni", "avx512vbmi", "amx_tile", "amx_int8"},
 }
 
 
@@ -80,14 +87,19 @@ def emulated(name: str) -> Isa:
     What stays untested is the instruction itself, and what is tested is all the code around it.
     The ARM families need no such stand-in: tests/arm runs these cases on emulated CPUs.
     """
-    dots = {
-        "avx512vnni": _quad_dot,
-        "avx512bw": _pair_dot,
-    }
+    isa = get_isa(name)
+    return replace(
+        _plain(isa, {"avx512vnni": _quad_dot, "avx512bw": _pair_dot}.get(name, isa.dot)),
+        attention=None if isa.attention is None else _plain(isa.attention, isa.attention.dot),
+    )
+
+
+def _plain(isa: Isa, dot: Any) -> Isa:
+    """The record with generic vector instructions and the given dot product."""
     plain = get_isa("generic")
     return replace(
-        get_isa(name),
-        dot=dots[name],
+        isa,
+        dot=dot,
         multiply_high=plain.multiply_high,
         shift_right=plain.shift_right,
         round_shift=plain.round_shift,
@@ -96,11 +108,12 @@ def emulated(name: str) -> Isa:
         narrow_weights=plain.narrow_weights,
         weight_sum=plain.weight_sum,
         lookup64=None,
-        pack_lanes=get_isa(name).lanes,
+        pack_lanes=isa.lanes,
         multiply_wide=plain.multiply_wide,
         pair_dot=plain.pair_dot,
         weight_dot=None,
         table_lookup=None,
+        tile_unit=None if isa.tile_unit is None else EmulatedUnit(),
     )
 
 
@@ -108,7 +121,7 @@ ISAS: list[tuple[str, Isa, str]] = [
     *((name, get_isa(name), name) for name in NEEDS if runnable(name)),
     *(
         (f"{name}-emulated", emulated(name), "avx2" if runnable("avx2") else "generic")
-        for name in ("avx512vnni", "avx512bw")
+        for name in ("avx512vnni", "avx512bw", "amx")
     ),
 ]
 """(label, record, target that compiles it) of every ISA that can be executed here."""
