@@ -25,13 +25,21 @@ from iseg_tvm.kernels.attention_packing import (
     emit_pack_keys,
     emit_pack_values,
 )
+from iseg_tvm.kernels.attention_tiles import (
+    TILE_BLOCK_ROWS,
+    TileAttention,
+    build_tile_attention,
+)
 from iseg_tvm.kernels.isa import Isa
 from iseg_tvm.kernels.micro_kernel import word_dtype
 from iseg_tvm.kernels.packing import PanelLayout, emit_pack_left_row, round_up
 from iseg_tvm.kernels.shiftmax import (
+    PARAMETERS,
     RowScale,
     ShiftExponential,
+    Tables,
     dither_table,
+    emit_normalise,
     emit_row,
     group_vectors,
     row_stride,
@@ -55,10 +63,6 @@ from iseg_tvm.kernels.vector import (
 )
 from relay_ops.operator import Lowering, LoweringContext, Space
 from relay_ops.shiftmax_attention import POLYNOMIALS, check_constants
-
-PARAMETERS = ("exp_multiplier", "exp_shift", "out_multiplier", "out_shift")
-"""Columns of the per-head int32 parameter table."""
-
 
 @dataclass(frozen=True)
 class Attention:
@@ -113,20 +117,6 @@ class PackedHeads:
 
     keys: PackedOperand
     values: PackedOperand
-
-
-@dataclass(frozen=True)
-class Tables:
-    """Constants: of a head (int32, :data:`PARAMETERS`), of the dithering, of the exponential."""
-
-    heads: Buffer
-    dither: Buffer
-    exponential: Buffer
-
-    def of_head(self, head: Expr) -> list[Expr]:
-        """Scalars in the order of :data:`PARAMETERS`."""
-        count = len(PARAMETERS)
-        return [T.Bind(self.heads[head * count + i]) for i in range(count)]
 
 
 def build_attention(shape: Attention, name: str) -> PrimFunc:
@@ -239,32 +229,10 @@ def _emit_output(
             size = values.group * lanes
             for v in range(0, width, size):
                 vectors = [load(accumulator, v + u, lanes) for u in range(0, size, lanes)]
-                result = _emit_normalise(isa, shape.post_shift, vectors, shift, multiplier)
+                result = emit_normalise(isa, shape.post_shift, vectors, shift, multiplier)
                 store_vector(out, base + v, result, "int8", size, real - v)
 
     emit_tiles(values, present, rest, is_last, tile)
-
-
-def _emit_normalise(
-    isa: Isa, post_shift: int, vectors: Sequence[Expr], shift: Expr, multiplier: Expr
-) -> Expr:
-    """Step 10 on a group of vectors: int8 in memory order."""
-    lanes = isa.lanes
-    half = T.Bind(spread((T.int32(1) << shift) >> 1, lanes))
-    amount = T.Bind(spread(shift, lanes))
-    shifted = [T.Bind((v + half) >> amount) for v in vectors]
-    if len(shifted) == 1:
-        narrow = [cast(clamp(shifted[0], -32768, 32767, "int32", lanes), "int16", lanes)]
-    else:
-        pairs = zip(shifted[::2], shifted[1::2], strict=True)
-        narrow = [isa.narrow16(a, b, lanes) for a, b in pairs]
-    width = min(2, len(shifted)) * lanes
-    factor = T.Bind(spread(multiplier, width))
-    products = [T.Bind(isa.multiply_high(T.Bind(n), factor, width)) for n in narrow]
-    rounded = [T.Bind(isa.round_shift(product, post_shift, width)) for product in products]
-    if len(rounded) == 2:
-        return T.Bind(isa.narrow8(rounded[0], rounded[1], width))
-    return cast(clamp(rounded[0], -128, 127, "int16", width), "int8", width)
 
 
 def key_block(isa: Isa, block: int) -> Isa:
@@ -296,6 +264,8 @@ def _family(context: LoweringContext) -> Isa:
 def attention_space(context: LoweringContext) -> Space:
     """What a tuner may choose: register block of the logits, and queries of a task."""
     isa = _family(context)
+    if isa.tile_unit is not None:
+        return {"block_rows": TILE_BLOCK_ROWS}
     tokens, columns = context.types["qkv"].shape
     width = columns // (3 * context.types["exp_multiplier"].shape[0])
     default = default_block_rows(key_block(isa, isa.block), width, tokens)
@@ -315,6 +285,18 @@ def lower_attention(context: LoweringContext) -> Lowering:
     check_constants(*constants, post_shift=post_shift, tokens=tokens)
     heads = constants[0].shape[0]
     head_width = columns // (3 * heads)
+    exponential = ShiftExponential(
+        int(context.attributes["fraction_bits"]), *POLYNOMIALS[context.attributes["polynomial"]]
+    )
+    table = np.stack([c.astype(np.int32) for c in constants], axis=1)
+    if _family(context).tile_unit is not None:
+        rows = context.schedule.get("block_rows", TILE_BLOCK_ROWS[0])
+        tiled = TileAttention(
+            _family(context), tokens, heads, head_width, rows, exponential, post_shift
+        )
+        function = build_tile_attention(tiled, "attention")
+        tables = [table, tiled.dither_table(), tiled.exponential_table()]
+        return Lowering(function, ["qkv", *tables], context.result)
     isa = key_block(_family(context), context.schedule.get("block", _family(context).block))
     wanted = context.schedule.get("block_rows", default_block_rows(isa, head_width, tokens))
     shape = Attention(
@@ -323,12 +305,8 @@ def lower_attention(context: LoweringContext) -> Lowering:
         heads=heads,
         head_width=head_width,
         block_rows=round_up(wanted, lcm(isa.rows, value_block(isa, head_width).rows)),
-        exponential=ShiftExponential(
-            int(context.attributes["fraction_bits"]),
-            *POLYNOMIALS[context.attributes["polynomial"]],
-        ),
+        exponential=exponential,
         post_shift=post_shift,
     )
-    table = np.stack([c.astype(np.int32) for c in constants], axis=1)
     tables = [table, dither_table(isa), shape.exponential.table()]
     return Lowering(build_attention(shape, "attention"), ["qkv", *tables], context.result)

@@ -18,7 +18,15 @@ from iseg_tvm.kernels.epilogue import Epilogue, emit_epilogue
 from iseg_tvm.kernels.isa import Dot, Isa
 from iseg_tvm.kernels.micro_kernel import emit_micro_kernel, word_dtype
 from iseg_tvm.kernels.packing import PanelLayout, round_up
-from iseg_tvm.kernels.tile_unit import Tiles, emit_tile_product, requested
+from iseg_tvm.kernels.tile_unit import (
+    TILE_BYTES,
+    TileOperand,
+    Tiles,
+    TileSums,
+    emit_tile_product,
+    panel_operand,
+    requested,
+)
 from iseg_tvm.kernels.tiles import emit_tiles, load_vector, store_vector
 from iseg_tvm.kernels.vector import Buffer, Expr, T, cast, flat, load, scratch, store, when
 
@@ -188,8 +196,10 @@ def _emit_unit_tile(
     """Product in tile registers; their rows go through the epilogue in a loop."""
     layout, width = gemm.layout, place.width
     emit_tile_product(
-        tiles, left, start * layout.depth, layout.depth, place.rows, operands.right,
-        layout.offset(place.panel), width, layout.depth, sums,
+        tiles,
+        TileOperand(left, start * layout.depth, layout.depth, TILE_BYTES),
+        panel_operand(operands.right, layout.offset(place.panel), width),
+        place.rows, width, layout.depth, TileSums(sums, T.int32(0)),
         (operands.constants[0], place.panel * gemm.isa.columns),
     )  # fmt: skip
     with T.serial(0, place.rows) as r:

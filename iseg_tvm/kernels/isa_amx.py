@@ -83,7 +83,6 @@ _LAYERS = replace(
     vectors=4,
     tile_unit=Amx(),
     choices=(1604, 3202),
-    attention=_VBMI,
 )
 
 FAMILIES = (_LAYERS,)

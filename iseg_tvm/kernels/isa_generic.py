@@ -21,9 +21,10 @@ def generic_multiply_high(a: Expr, b: Expr, lanes: int) -> Expr:
 
 
 def generic_shift_right(g: Expr, i: Expr, lanes: int) -> Expr:
-    """``g >> i`` on int16 lanes."""
+    """``g >> i`` on int16 lanes, whose bits are taken for uint16."""
     amount = T.min(i, splat(15, "int16", lanes))
-    return cast(cast(g, "int32", lanes) >> cast(amount, "int32", lanes), "int16", lanes)
+    wide = cast(cast(g, "uint16", lanes), "int32", lanes)
+    return cast(wide >> cast(amount, "int32", lanes), "int16", lanes)
 
 
 def generic_round_shift(x: Expr, shift: int, lanes: int) -> Expr:

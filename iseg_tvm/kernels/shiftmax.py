@@ -18,6 +18,7 @@ from iseg_tvm.kernels.vector import (
     Expr,
     T,
     cast,
+    clamp,
     constant_vector,
     load,
     reinterpret,
@@ -31,6 +32,9 @@ from relay_ops.shiftmax_attention import DITHER_QUERY, PEAK, dither
 DITHER_PERIOD = 32
 """Keys after which ``dither`` repeats."""
 TABLE_SIZE = 64
+
+PARAMETERS = ("exp_multiplier", "exp_shift", "out_multiplier", "out_shift")
+"""Columns of the per-head int32 parameter table."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,20 @@ class RowScale:
 
     multiplier: Buffer
     shift: Buffer
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Constants: of a head (int32, :data:`PARAMETERS`), of the dithering, of the exponential."""
+
+    heads: Buffer
+    dither: Buffer
+    exponential: Buffer
+
+    def of_head(self, head: Expr) -> list[Expr]:
+        """Scalars in the order of :data:`PARAMETERS`."""
+        count = len(PARAMETERS)
+        return [T.Bind(self.heads[head * count + i]) for i in range(count)]
 
 
 def group_vectors(isa: Isa) -> int:
@@ -94,27 +112,34 @@ class RowOperands:
     multiplier: Expr
 
 
+def emit_power(
+    isa: Isa, constants: ShiftExponential, logits: Sequence[Expr], row: RowOperands, table: Buffer
+) -> tuple[Expr, Expr]:
+    """Steps 2 to 5: two vectors of int32 logits to g and n as int16 lanes."""
+    lanes, bits = 2 * isa.lanes, constants.fraction_bits
+    differences = [T.Bind((row.top - x) >> row.shift) for x in logits]
+    t = T.Bind(isa.narrow16(differences[0], differences[1], isa.lanes))
+    p = T.Bind(isa.multiply_high(t, row.multiplier, lanes))
+    n = T.Bind(p >> splat(bits, "int16", lanes))
+    if isa.lookup64 is not None and constants.has_table:
+        return T.Bind(isa.lookup64(table, p, lanes)), n
+    mask = splat(((1 << bits) - 1) << (15 - bits), "int16", lanes)
+    u = T.Bind((p << splat(15 - bits, "int16", lanes)) & mask)
+    inner = splat(constants.c1, "int16", lanes)
+    if constants.c2:
+        product = isa.multiply_high(u, splat(constants.c2, "int16", lanes), lanes)
+        inner = T.Bind(inner + product)
+    return T.Bind(splat(PEAK, "int16", lanes) + isa.multiply_high(u, inner, lanes)), n
+
+
 def emit_exponential(
     isa: Isa, constants: ShiftExponential, logits: Sequence[Expr], row: RowOperands,
     summand: Expr, table: Buffer,
 ) -> Expr:  # fmt: skip
     """Steps 2 to 6: two vectors of int32 logits to weights 0..255 as int16 lanes."""
-    lanes, bits = 2 * isa.lanes, constants.fraction_bits
-    differences = [T.Bind((row.top - x) >> row.shift) for x in logits]
-    t = T.Bind(isa.narrow16(differences[0], differences[1], isa.lanes))
-    p = T.Bind(isa.multiply_high(t, row.multiplier, lanes))
-    i = T.Bind(p >> splat(bits, "int16", lanes))
-    if isa.lookup64 is not None and constants.has_table:
-        g = isa.lookup64(table, p, lanes)
-    else:
-        mask = splat(((1 << bits) - 1) << (15 - bits), "int16", lanes)
-        u = T.Bind((p << splat(15 - bits, "int16", lanes)) & mask)
-        inner = splat(constants.c1, "int16", lanes)
-        if constants.c2:
-            product = isa.multiply_high(u, splat(constants.c2, "int16", lanes), lanes)
-            inner = T.Bind(inner + product)
-        g = splat(PEAK, "int16", lanes) + isa.multiply_high(u, inner, lanes)
-    shifted = isa.shift_right(T.Bind(g), i, lanes)
+    lanes = 2 * isa.lanes
+    g, n = emit_power(isa, constants, logits, row, table)
+    shifted = isa.shift_right(g, n, lanes)
     return T.Bind((shifted + summand) >> splat(7, "int16", lanes))
 
 
@@ -176,7 +201,7 @@ def emit_row(
     total = T.call_llvm_pure_intrin(
         "int32", f"llvm.vector.reduce.add.v{lanes}i32", load(sums, 0, lanes)
     )
-    _emit_scale(T.Bind(total), out_multiplier, out_shift, post_shift, scale, row)
+    emit_scale(T.Bind(total), out_multiplier, out_shift, post_shift, scale, row)
 
 
 def _left(isa: Isa, packed: Expr) -> Expr:
@@ -205,7 +230,7 @@ def _row_summands(isa: Isa, table: Buffer, query: Expr) -> Callable[[Expr, int],
     return lambda index, half: load(shifted, (index % phases) * columns + half * lanes, lanes)
 
 
-def _emit_scale(
+def emit_scale(
     total: Expr, multiplier: Expr, shift: Expr, post_shift: int, scale: RowScale, row: Expr
 ) -> None:
     """Steps 8 and 9: the only division, one a row."""
@@ -216,3 +241,25 @@ def _emit_scale(
     large = T.Bind(T.min(extra, 1))
     store(scale.multiplier, row, cast(ratio >> large, "int16", 1), 1)
     store(scale.shift, row, shift + bits - large - post_shift - 15, 1)
+
+
+def emit_normalise(
+    isa: Isa, post_shift: int, vectors: Sequence[Expr], shift: Expr, multiplier: Expr
+) -> Expr:
+    """Step 10 on a group of vectors: int8 in memory order."""
+    lanes = isa.lanes
+    half = T.Bind(spread((T.int32(1) << shift) >> 1, lanes))
+    amount = T.Bind(spread(shift, lanes))
+    shifted = [T.Bind((v + half) >> amount) for v in vectors]
+    if len(shifted) == 1:
+        narrow = [cast(clamp(shifted[0], -32768, 32767, "int32", lanes), "int16", lanes)]
+    else:
+        pairs = zip(shifted[::2], shifted[1::2], strict=True)
+        narrow = [isa.narrow16(a, b, lanes) for a, b in pairs]
+    width = min(2, len(shifted)) * lanes
+    factor = T.Bind(spread(multiplier, width))
+    products = [T.Bind(isa.multiply_high(T.Bind(n), factor, width)) for n in narrow]
+    rounded = [T.Bind(isa.round_shift(product, post_shift, width)) for product in products]
+    if len(rounded) == 2:
+        return T.Bind(isa.narrow8(rounded[0], rounded[1], width))
+    return cast(clamp(rounded[0], -128, 127, "int16", width), "int8", width)

@@ -8,6 +8,7 @@ B tiles: 16 words of the inner dimension, ``columns * 4`` bytes apart.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Protocol
 
 from iseg_tvm.kernels.vector import Buffer, Expr, T
@@ -15,6 +16,10 @@ from iseg_tvm.kernels.vector import Buffer, Expr, T
 TILE_ROWS = 16
 TILE_BYTES = 64
 """Of a row, which is 64 int8 values or 16 int32."""
+
+UNROLL = 4
+"""Steps over the inner dimension that are written out rather than looped over."""
+
 
 class Tiles(Protocol):
     """Tile registers 0 to 7 of a parallel task; indices count elements, strides bytes."""
@@ -50,16 +55,45 @@ def requested(unit: TileUnit | None) -> AbstractContextManager[None]:
     return nullcontext() if unit is None else unit.request()
 
 
+@dataclass(frozen=True)
+class TileOperand:
+    """Where the tiles of an operand lie.
+
+    Attributes
+    ----------
+    start : first element
+    stride : bytes between the rows of a tile
+    step : elements to the next tile along the inner dimension
+    """
+
+    buffer: Buffer
+    start: Expr
+    stride: int
+    step: int
+
+
+def panel_operand(panels: Buffer, start: Expr, width: int) -> TileOperand:
+    """Packed right panel of ``width`` columns."""
+    return TileOperand(panels, start, 4 * width, TILE_BYTES * width)
+
+
+@dataclass(frozen=True)
+class TileSums:
+    """int32 results: rows of the product's width from ``start`` on."""
+
+    buffer: Buffer
+    start: Expr
+
+
 def emit_tile_product(
-    tiles: Tiles, left: Buffer, left_start: Expr, left_stride: int, rows: int,
-    right: Buffer, right_start: Expr, width: int, depth: int, sums: Buffer,
-    initial: tuple[Buffer, Expr] | None = None, unsigned: bool = False,
+    tiles: Tiles, left: TileOperand, right: TileOperand, rows: int, width: int, depth: int,
+    sums: TileSums, initial: tuple[Buffer, Expr] | None = None, unsigned: bool = False,
 ) -> None:  # fmt: skip
     """Write the product of left rows and a packed right panel to ``sums`` (rows, width), int32.
 
     Parameters
     ----------
-    left : bytes; rows start ``left_stride`` of them apart and can be read to a multiple of 16 rows
+    left : bytes whose rows can be read to a multiple of 16
     rows, width : at most four tiles; the rows are rounded up to whole tiles
     depth : padded inner size, a multiple of 64
     initial : (int32 buffer, index) of ``width`` values that every row starts from; 0 if left out
@@ -78,11 +112,11 @@ def emit_tile_product(
 
     def step(k: Expr) -> None:
         for r, tile in enumerate(lefts):
-            row = left_start + r * (TILE_ROWS * left_stride)
-            tiles.load(tile, left, row + k * TILE_BYTES, left_stride)
+            place = left.start + k * left.step + r * TILE_ROWS * left.stride
+            tiles.load(tile, left.buffer, place, left.stride)
         for v, tile in enumerate(rights):
-            place = right_start + k * (TILE_BYTES * width) + v * TILE_BYTES
-            tiles.load(tile, right, place, 4 * width)
+            place = right.start + k * right.step + v * TILE_BYTES
+            tiles.load(tile, right.buffer, place, right.stride)
             for r, left_tile in enumerate(lefts):
                 dot(r * wide + v, left_tile, tile)
 
@@ -95,8 +129,4 @@ def emit_tile_product(
             step(k)
     for c in range(tall * wide):
         row, v = divmod(c, wide)
-        tiles.store(c, sums, T.int32(row * TILE_ROWS * width + v * TILE_ROWS), 4 * width)
-
-
-UNROLL = 4
-"""Steps over the inner dimension that are written out rather than looped over."""
+        tiles.store(c, sums.buffer, sums.start + TILE_ROWS * (row * width + v), 4 * width)

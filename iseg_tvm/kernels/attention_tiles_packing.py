@@ -1,0 +1,177 @@
+"""Keys and values of all heads as tiles: the right operands of :mod:`attention_tiles`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from iseg_tvm.kernels.attention_packing import interleaved
+from iseg_tvm.kernels.isa import Isa
+from iseg_tvm.kernels.packing import emit_pack_left_row, packed_order
+from iseg_tvm.kernels.tile_unit import TILE_BYTES, TILE_ROWS
+from iseg_tvm.kernels.vector import Buffer, Expr, T, load, reinterpret, scratch, splat, store
+
+GROUP = 64
+"""Keys, or columns of the values, that are handled together."""
+WORD = 4
+"""Bytes of the inner dimension that one lane of a tile multiplies."""
+
+
+@dataclass(frozen=True)
+class PackedGroups:
+    """Layout of keys ``[head][group][panel][step][16][panel width][4]`` and of values.
+
+    Values: ``[head][64 columns][panel][group of keys][16][panel width][4]``.
+
+    Attributes
+    ----------
+    panels : panels of a group
+    """
+
+    isa: Isa
+    tokens: int
+    heads: int
+    head_width: int
+    panels: int
+
+    @property
+    def depth(self) -> int:
+        """Head width after padding."""
+        return self.isa.depth(self.head_width)
+
+    @property
+    def groups(self) -> int:
+        """Groups of keys."""
+        return -(-self.tokens // GROUP)
+
+    @property
+    def chunks(self) -> int:
+        """Groups of the values' columns; as many steps has a key panel."""
+        return self.depth // GROUP
+
+    @property
+    def panel_width(self) -> int:
+        """Columns of a panel."""
+        return GROUP // self.panels
+
+    @property
+    def size(self) -> int:
+        """Bytes of the keys, and of the values, of all heads."""
+        return self.heads * self.groups * GROUP * self.depth
+
+    def key_panel(self, head: Expr, group: Expr, panel: int) -> Expr:
+        """First byte of a panel of keys."""
+        return ((head * self.groups + group) * self.panels + panel) * (
+            self.panel_width * self.depth
+        )
+
+    def value_panel(self, head: Expr, chunk: int, panel: int) -> Expr:
+        """First byte of a panel of values."""
+        return ((head * self.chunks + chunk) * self.panels + panel) * (
+            self.panel_width * self.groups * GROUP
+        )
+
+
+def key_order(isa: Isa) -> np.ndarray:
+    """Key, within its group, of every lane of a group's four vectors of logits; int64 (64,).
+
+    ``narrow16`` makes the first two vectors to 16-bit lanes of even keys, the others of odd ones.
+    """
+    words = packed_order(isa, 2)
+    return np.concatenate([2 * words, 2 * words + 1])
+
+
+def emit_packing(packed: PackedGroups, qkv: Buffer) -> tuple[Buffer, Buffer]:
+    """Pack keys and values, a group of keys at a time."""
+    keys, values = scratch(packed.size, "int8"), scratch(packed.size, "int8")
+    with T.parallel(0, packed.heads * packed.groups) as task:
+        head, group = T.Bind(task // packed.groups), T.Bind(task % packed.groups)
+        rows = [_rows(packed, qkv, head, group, part) for part in (1, 2)]
+        for chunk in range(packed.chunks):
+            _emit_keys(packed, keys, *rows[0], head, group, chunk)
+            _emit_values(packed, values, *rows[1], head, group, chunk)
+    return keys, values
+
+
+def _rows(
+    packed: PackedGroups, qkv: Buffer, head: Expr, group: Expr, part: int
+) -> tuple[Buffer, Expr, int]:
+    """Rows of a group's keys (part 1) or values (2): (buffer, first byte, bytes between rows).
+
+    In place if a head fills whole tiles, else padded copies.
+    """
+    width = packed.heads * packed.head_width
+    start = T.Bind(part * width + head * packed.head_width)
+    if packed.depth == packed.head_width:
+        return qkv, T.Bind(start + group * (GROUP * 3 * width)), 3 * width
+    copies = scratch(GROUP * packed.depth, "int8")
+    with T.serial(0, T.min(GROUP, packed.tokens - group * GROUP)) as row:
+        source = start + (group * GROUP + row) * (3 * width)
+        emit_pack_left_row(packed.isa, copies, row, packed.depth, qkv, source, packed.head_width)
+    return copies, T.int32(0), packed.depth
+
+
+def _emit_keys(
+    packed: PackedGroups, keys: Buffer, source: Buffer, start: Expr, stride: int, head: Expr,
+    group: Expr, chunk: int,
+) -> None:  # fmt: skip
+    """Transpose 4-byte words of 16 keys at a time. The last key stands in for those past it."""
+    lanes, width = packed.isa.lanes, packed.panel_width
+    last = T.Bind(T.min(GROUP, packed.tokens - group * GROUP) - 1)
+    order = key_order(packed.isa).reshape(-1, lanes)
+    for v, columns in enumerate(order.tolist()):
+        rows = [
+            load(source, start + T.min(T.int32(key), last) * stride + chunk * TILE_BYTES, GROUP)
+            for key in columns
+        ]
+        vectors = transposed([T.Bind(reinterpret(T.Bind(r), "int32", lanes)) for r in rows])
+        panel, inside = divmod(v * lanes, width)
+        base = T.Bind(packed.key_panel(head, group, panel) + chunk * (TILE_BYTES * width))
+        for word, vector in enumerate(vectors):
+            place = base + (word * width + inside) * WORD
+            store(keys, place, reinterpret(vector, "int8", GROUP), GROUP)
+
+
+def transposed(rows: list[Expr]) -> list[Expr]:
+    """Transpose a square of int32: row by row, blocks of 1, 2, 4... columns change places."""
+    size = len(rows)
+    step = 1
+    while step < size:
+        rows = [
+            _exchanged(rows[i & ~step], rows[i | step], step, bool(i & step)) for i in range(size)
+        ]
+        step *= 2
+    return rows
+
+
+def _exchanged(low: Expr, high: Expr, step: int, upper: bool) -> Expr:
+    """Columns whose bit ``step`` is ``upper``, of both vectors in turn."""
+    size = int(low.ty.dtype.lanes)
+    lanes = []
+    for lane in range(size):
+        column = lane & ~step | (step if upper else 0)
+        lanes.append(T.int32(column + (size if lane & step else 0)))
+    return T.Bind(T.Shuffle([low, high], lanes))
+
+
+def _emit_values(
+    packed: PackedGroups, values: Buffer, source: Buffer, start: Expr, stride: int, head: Expr,
+    group: Expr, chunk: int,
+) -> None:  # fmt: skip
+    """Interleave four keys at a time; values past the last key are 0."""
+    lanes, width = packed.isa.lanes, packed.panel_width
+    last = T.Bind(packed.tokens - group * GROUP)
+    bases = [
+        T.Bind(packed.value_panel(head, chunk, p) + group * (GROUP * width))
+        for p in range(packed.panels)
+    ]
+    with T.serial(0, TILE_ROWS) as word:
+        rows = []
+        for key in range(WORD):
+            index = T.Bind(word * WORD + key)
+            row = load(source, start + index * stride + chunk * TILE_BYTES, GROUP)
+            rows.append(T.Bind(T.if_then_else(index < last, row, splat(0, "int8", GROUP))))
+        for v, vector in enumerate(interleaved(packed.isa, GROUP // lanes, rows)):
+            panel, inside = divmod(v * lanes, width)
+            store(values, bases[panel] + (word * width + inside) * WORD, vector, GROUP)
