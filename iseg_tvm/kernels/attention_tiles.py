@@ -3,9 +3,6 @@
 There the logits cost so little that they are computed twice: once for the row maxima, once for
 the weights, 64 keys at a time. int32 logits thus live in a few KB of L1; what a task keeps are its
 queries' uint8 weights, the left operand of the product with the values.
-
-A group is 64 keys, or 64 columns of the values: four vectors of sums. Its panels are as wide as
-four tiles allow beside the block's rows.
 """
 
 from __future__ import annotations
@@ -18,16 +15,15 @@ import numpy as np
 
 from iseg_tvm.kernels.attention_tiles_packing import (
     GROUP,
+    VECTORS,
     PackedGroups,
     emit_packing,
-    key_order,
 )
 from iseg_tvm.kernels.isa import Isa
 from iseg_tvm.kernels.packing import emit_pack_left_row
 from iseg_tvm.kernels.shiftmax import (
     DITHER_PERIOD,
     PARAMETERS,
-    RowOperands,
     RowScale,
     ShiftExponential,
     Tables,
@@ -39,11 +35,10 @@ from iseg_tvm.kernels.tile_unit import (
     TILE_BYTES,
     TILE_ROWS,
     TileOperand,
+    TileProduct,
     Tiles,
-    TileSums,
-    emit_tile_product,
-    panel_operand,
     requested,
+    tile_scratch,
 )
 from iseg_tvm.kernels.tiles import store_vector
 from iseg_tvm.kernels.vector import (
@@ -67,9 +62,6 @@ from relay_ops.shiftmax_attention import dither
 
 TILE_BLOCK_ROWS = (32, 16)
 """Queries of a task worth trying, the default first."""
-
-LOWEST = -(2**30)
-"""Logits of padding start here: below every logit, and so is what a product adds to it."""
 
 
 @dataclass(frozen=True)
@@ -102,14 +94,19 @@ class TileAttention:
     @property
     def packed(self) -> PackedGroups:
         """Keys and values of all heads."""
-        panels = self.block_rows // TILE_ROWS
-        return PackedGroups(self.isa, self.tokens, self.heads, self.head_width, panels)
+        wide = VECTORS * TILE_ROWS // self.block_rows
+        return PackedGroups(self.isa, self.tokens, self.heads, self.head_width, wide)
 
     def dither_table(self) -> np.ndarray:
-        """Twice step 6's summands, (query, odd keys, key) of one period each; int16."""
+        """Twice step 6's summands, (query, odd keys, key) of one period each; int16.
+
+        Behind them stands a vector of shifts by 8. LLVM must not know them: it would make one
+        slow instruction of :func:`_merged`.
+        """
         query = np.arange(DITHER_PERIOD)[:, None, None]
         key = np.arange(GROUP).reshape(-1, 2).T
-        return (2 * dither(query, key)).astype(np.int16).reshape(-1)
+        summands = (2 * dither(query, key)).astype(np.int16).reshape(-1)
+        return np.append(summands, np.full(2 * self.isa.lanes, 8, np.int16))
 
     def exponential_table(self) -> np.ndarray:
         """Twice step 5's g as bits of uint16."""
@@ -122,9 +119,9 @@ class _Block:
 
     Attributes
     ----------
-    sums : int32, of one group, (panel, row, column of the panel)
+    sums : int32, of two groups in turn, (2, row, 64)
     weights : uint8, (group, row, 64)
-    tops : int32 maxima of each lane; of the whole row, plus step 2's rounding, in ``top``
+    lanes : int32 of every lane of a row: maxima in step 1, then what the differences start from
     totals : int32 sums of the weights of each lane
     """
 
@@ -132,8 +129,7 @@ class _Block:
     queries: Buffer
     sums: Buffer
     weights: Buffer
-    tops: Buffer
-    top: Buffer
+    lanes: Buffer
     totals: Buffer
     scale: RowScale
 
@@ -165,11 +161,10 @@ def _allocate(shape: TileAttention, tiles: Tiles) -> _Block:
     rows, lanes, packed = shape.block_rows, shape.isa.lanes, shape.packed
     return _Block(
         tiles,
-        queries=scratch(rows * packed.depth, "int8"),
-        sums=scratch(rows * GROUP, "int32"),
-        weights=scratch(packed.groups * rows * GROUP, "uint8"),
-        tops=scratch(rows * lanes, "int32"),
-        top=scratch(rows, "int32"),
+        queries=tile_scratch(rows * packed.depth, "int8"),
+        sums=tile_scratch(2 * rows * GROUP, "int32"),
+        weights=tile_scratch(packed.groups * rows * GROUP, "uint8"),
+        lanes=tile_scratch(rows * lanes, "int32"),
         totals=scratch(rows * lanes, "int32"),
         scale=RowScale(scratch(rows, "int16"), scratch(rows, "int32")),
     )
@@ -187,115 +182,179 @@ def _emit_block(
     with T.serial(0, present) as row:
         start = (first + row) * (3 * shape.width) + head * shape.head_width
         emit_pack_left_row(isa, memory.queries, row, packed.depth, qkv, start, shape.head_width)
-        store(memory.tops, row * lanes, splat(LOWEST, "int32", lanes), lanes)
+        store(memory.lanes, row * lanes, splat(-(2**31), "int32", lanes), lanes)
         store(memory.totals, row * lanes, splat(0, "int32", lanes), lanes)
-    logits = partial(_emit_logits, shape, memory, keys, head)
-    _each_group(shape, logits, partial(_emit_maxima, shape, memory, present))
-    half = T.Bind((T.int32(1) << exp_shift) >> 1)
-    with T.serial(0, present) as row:
-        name = f"llvm.vector.reduce.smax.v{lanes}i32"
-        top = T.call_llvm_pure_intrin("int32", name, load(memory.tops, row * lanes, lanes))
-        store(memory.top, row, top + half, 1)
+    logits = _Logits(shape, memory, keys, head, None)
+    _each_group(logits, present, partial(_emit_maximum, shape, memory))
+    _emit_starts(shape, memory, present, exp_shift)
+    differences = _Logits(shape, memory, keys, head, memory.lanes)
     shift = T.Bind(spread(exp_shift, lanes))
-    multiplier = T.Bind(spread(cast(exp_multiplier, "int16", 1), 2 * lanes))
-    weigh = partial(_emit_weights, shape, memory, tables, first, present, shift, multiplier)
-    _each_group(shape, logits, weigh)
+    negated = T.Bind(spread(cast(T.int32(0) - exp_multiplier, "int16", 1), 2 * lanes))
+    weigh = partial(_emit_weights, shape, memory, tables, first, shift, negated)
+    _each_group(differences, present, weigh)
     with T.serial(0, present) as row:
         total = T.Bind(reduce_add(load(memory.totals, row * lanes, lanes), "int32", lanes))
         emit_scale(total, out_multiplier, out_shift, shape.post_shift, memory.scale, row)
     _emit_output(shape, memory, values, head, first, present, out)
 
 
-def _each_group(
-    shape: TileAttention, logits: Callable[[Expr, int], None], use: Callable[[Expr, int], None]
-) -> None:
-    """Compute and use the logits of every group; both take (group, keys that exist)."""
-    full, rest = divmod(shape.tokens, GROUP)
-    if full:
-        with T.serial(0, full) as group:
-            logits(group, GROUP)
-            use(group, GROUP)
-    if rest:
-        logits(T.int32(full), rest)
-        use(T.int32(full), rest)
+@dataclass(frozen=True)
+class _Logits:
+    """Step 1, a tile of 16 keys at a time; two sets of tile registers take turns.
+
+    Attributes
+    ----------
+    starts : int32 (row, lane) that sums start from; None for 0
+    """
+
+    shape: TileAttention
+    memory: _Block
+    keys: Buffer
+    head: Expr
+    starts: Buffer | None
+
+    @property
+    def tall(self) -> int:
+        """Tiles of rows."""
+        return self.shape.block_rows // TILE_ROWS
+
+    def load_queries(self) -> None:
+        """Queries that fill one step stay in their registers, 4 and 5."""
+        if self.shape.packed.chunks == 1:
+            self._load_queries(0)
+
+    def _load_queries(self, chunk: int) -> None:
+        depth = self.shape.packed.depth
+        for r in range(self.tall):
+            place = T.int32(r * TILE_ROWS * depth + chunk * TILE_BYTES)
+            self.memory.tiles.load(4 + r, self.memory.queries, place, depth)
+
+    def multiply(self, group: Expr, tile: int) -> None:
+        """Sums of a tile of keys, into registers that :meth:`store` knows."""
+        tiles, packed = self.memory.tiles, self.shape.packed
+        sums, right = self._sums(tile), 6 + tile % 2
+        for r, c in enumerate(sums):
+            if self.starts is None:
+                tiles.zero(c)
+            else:
+                tiles.load(c, self.starts, T.int32(r * TILE_ROWS * TILE_ROWS), TILE_BYTES)
+        keys = packed.keys(self.keys, self.head, group, tile)
+        for chunk in range(packed.chunks):
+            if packed.chunks > 1:
+                self._load_queries(chunk)
+            tiles.load(right, keys.buffer, keys.start + chunk * keys.step, keys.stride)
+            for r, c in enumerate(sums):
+                tiles.dot(c, 4 + r, right)
+
+    def store(self, group: Expr, tile: int) -> None:
+        """Write what :meth:`multiply` left to the group's rows."""
+        for r, c in enumerate(self._sums(tile)):
+            row = (group & 1) * self.shape.block_rows + r * TILE_ROWS
+            place = row * GROUP + tile * TILE_ROWS
+            self.memory.tiles.store(c, self.memory.sums, place, 4 * GROUP)
+
+    def _sums(self, tile: int) -> list[int]:
+        return [tile % 2 * self.tall + r for r in range(self.tall)]
 
 
-def _emit_logits(
-    shape: TileAttention, memory: _Block, keys: Buffer, head: Expr, group: Expr, valid: int
-) -> None:
-    """Step 1 for a group of keys."""
-    packed, rows = shape.packed, shape.block_rows
-    starts = None
-    if valid < GROUP:
-        starts = scratch(GROUP, "int32")
-        values = np.where(key_order(shape.isa) < valid, 0, LOWEST).astype(np.int32)
-        for v in range(0, GROUP, shape.isa.lanes):
-            store(starts, v, constant_vector(values[v : v + shape.isa.lanes]), shape.isa.lanes)
-    for p in range(packed.panels):
-        start = T.Bind(packed.key_panel(head, group, p))
-        emit_tile_product(
-            memory.tiles, TileOperand(memory.queries, T.int32(0), packed.depth, TILE_BYTES),
-            panel_operand(keys, start, packed.panel_width), rows, packed.panel_width, packed.depth,
-            TileSums(memory.sums, T.int32(p * rows * packed.panel_width)),
-            None if starts is None else (starts, T.int32(p * packed.panel_width)),
-        )  # fmt: skip
+UseRow = Callable[[Expr, Expr, int], None]
+"""(group, row, keys that exist): what is done with a row's logits of a group."""
 
 
-def _sums_of(shape: TileAttention, memory: _Block, row: Expr) -> list[Expr]:
-    """The four vectors of a row of the group."""
-    width, lanes = shape.packed.panel_width, shape.isa.lanes
-    return [
-        T.Bind(load(memory.sums, (p * shape.block_rows + row) * width + v, lanes))
-        for p in range(shape.packed.panels)
-        for v in range(0, width, lanes)
-    ]
+def _each_group(logits: _Logits, present: Expr, use: UseRow) -> None:
+    """Compute and use the logits of every group, a quarter of either in turn.
 
-
-def _emit_maxima(
-    shape: TileAttention, memory: _Block, present: Expr, group: Expr, valid: int
-) -> None:
-    lanes = shape.isa.lanes
+    The tile unit works on the next group while the vector units work on this one. Tiles are
+    stored one step late: nothing that the unit does overtakes a store that waits for sums.
+    """
+    tokens, quarter = logits.shape.tokens, logits.shape.block_rows // VECTORS
+    groups = logits.shape.packed.groups
+    logits.load_queries()
+    for tile in range(VECTORS):
+        logits.multiply(T.int32(0), tile)
+        if tile > 0:
+            logits.store(T.int32(0), tile - 1)
+    if groups > 1:
+        with T.serial(0, groups - 1) as group:
+            for tile in range(VECTORS):
+                logits.multiply(group + 1, tile)
+                logits.store(*((group + 1, tile - 1) if tile > 0 else (group, VECTORS - 1)))
+                here = T.max(T.min(present - tile * quarter, quarter), 0)
+                with T.serial(0, here) as row:
+                    use(group, tile * quarter + row, GROUP)
+    logits.store(T.int32(groups - 1), VECTORS - 1)
     with T.serial(0, present) as row:
-        best = load(memory.tops, row * lanes, lanes)
-        for logit in _sums_of(shape, memory, row):
-            best = T.max(best, logit)
-        store(memory.tops, row * lanes, best, lanes)
+        use(T.int32(groups - 1), row, tokens - (groups - 1) * GROUP)
+
+
+def _sums_of(shape: TileAttention, memory: _Block, group: Expr, row: Expr) -> list[Expr]:
+    """The four vectors of a row of a group."""
+    lanes = shape.isa.lanes
+    start = ((group & 1) * shape.block_rows + row) * GROUP
+    return [T.Bind(load(memory.sums, start + v, lanes)) for v in range(0, GROUP, lanes)]
+
+
+def _emit_maximum(
+    shape: TileAttention, memory: _Block, group: Expr, row: Expr, valid: int
+) -> None:
+    """Lanes' maxima; padding repeats a key."""
+    lanes = shape.isa.lanes
+    a, b, c, d = _sums_of(shape, memory, group, row)
+    best = T.max(T.max(a, b), T.max(c, T.max(d, load(memory.lanes, row * lanes, lanes))))
+    store(memory.lanes, row * lanes, best, lanes)
+
+
+def _emit_starts(shape: TileAttention, memory: _Block, present: Expr, exp_shift: Expr) -> None:
+    """What step 2 adds to a logit, so that an arithmetic shift gives ``-rshr(top - x, s)``.
+
+    ``-floor((top - x + half) / 2**s) = floor((x - top - half + 2**s - 1) / 2**s)``.
+    """
+    lanes = shape.isa.lanes
+    unit = T.Bind(T.int32(1) << exp_shift)
+    rounding = T.Bind(unit - 1 - (unit >> 1))
+    with T.serial(0, present) as row:
+        name = f"llvm.vector.reduce.smax.v{lanes}i32"
+        top = T.call_llvm_pure_intrin("int32", name, load(memory.lanes, row * lanes, lanes))
+        store(memory.lanes, row * lanes, spread(T.Bind(rounding - top), lanes), lanes)
 
 
 def _emit_weights(
-    shape: TileAttention, memory: _Block, tables: Tables, first: Expr, present: Expr, shift: Expr,
-    multiplier: Expr, group: Expr, valid: int,
+    shape: TileAttention, memory: _Block, tables: Tables, first: Expr, shift: Expr,
+    negated: Expr, group: Expr, row: Expr, valid: int,
 ) -> None:  # fmt: skip
-    """Steps 2 to 7 (the row sum) for a group of keys.
+    """Steps 2 to 7 (the row sum) for a row of a group of keys.
 
-    Everything is doubled, so that a weight is the upper byte of 16 bits: those of even keys are
-    shifted down beside those of odd keys. Twice g is below 2**16, with its summand too.
+    Differences and multiplier are both negated. ``sat16`` of a negative one may be -32768, where
+    the definition has 32767: the weight is 0 either way. Everything from g on is doubled, so that
+    a weight is the upper byte of 16 bits; twice g plus its summand is below 2**16.
     """
     isa, lanes, wide = shape.isa, shape.isa.lanes, 2 * shape.isa.lanes
-    with T.serial(0, present) as row:
-        top = T.Bind(spread(memory.top[row], lanes))
-        operands = RowOperands(top, shift, multiplier)
-        logits = _sums_of(shape, memory, row)
-        summands = T.Bind(((first + row) & (DITHER_PERIOD - 1)) * GROUP)
-        bits = []
-        for odd in (0, 1):
-            g, n = emit_power(
-                isa, shape.exponential, logits[2 * odd : 2 * odd + 2], operands, tables.exponential
-            )
-            if isa.lookup64 is None or not shape.exponential.has_table:
-                g = T.Bind(g + g)
-            summand = load(tables.dither, summands + odd * wide, wide)
-            total = isa.shift_right(g, n, wide) + summand
-            bits.append(T.Bind(reinterpret(total, "uint16", wide)))
-        even = bits[0] >> splat(8, "uint16", wide)
-        both = T.Bind(even | (bits[1] & splat(0xFF00, "uint16", wide)))
-        weights = T.Bind(reinterpret(both, "uint8", GROUP))
-        store(memory.weights, (group * shape.block_rows + row) * GROUP, weights, GROUP)
-        if valid < GROUP:
-            keep = np.where(np.arange(GROUP) < valid, 255, 0).astype(np.uint8)
-            weights = T.Bind(weights & constant_vector(keep))
-        total = isa.weight_sum(load(memory.totals, row * lanes, lanes), weights, GROUP)
-        store(memory.totals, row * lanes, total, lanes)
+    differences = [T.Bind(d >> shift) for d in _sums_of(shape, memory, group, row)]
+    place = T.Bind(((first + row) & (DITHER_PERIOD - 1)) * GROUP)
+    totals = []
+    for odd in (0, 1):
+        t = T.Bind(isa.narrow16(differences[2 * odd], differences[2 * odd + 1], lanes))
+        g, n = emit_power(isa, shape.exponential, t, negated, tables.exponential)
+        if isa.lookup64 is None or not shape.exponential.has_table:
+            g = T.Bind(g + g)
+        summand = load(tables.dither, place + odd * wide, wide)
+        totals.append(T.Bind(isa.shift_right(g, n, wide) + summand))
+    weights = _merged(shape, tables, totals)
+    store(memory.weights, (group * shape.block_rows + row) * GROUP, weights, GROUP)
+    if valid < GROUP:
+        keep = np.where(np.arange(GROUP) < valid, 255, 0).astype(np.uint8)
+        weights = T.Bind(weights & constant_vector(keep))
+    total = isa.weight_sum(load(memory.totals, row * lanes, lanes), weights, GROUP)
+    store(memory.totals, row * lanes, total, lanes)
+
+
+def _merged(shape: TileAttention, tables: Tables, totals: list[Expr]) -> Expr:
+    """Upper bytes of even and odd keys side by side, in memory order; uint8x64."""
+    wide = 2 * shape.isa.lanes
+    eight = T.Bind(load(tables.dither, DITHER_PERIOD * GROUP, wide))
+    even = T.Bind(shape.isa.shift_right(totals[0], eight, wide))
+    both = even | (totals[1] & splat(-256, "int16", wide))
+    return T.Bind(reinterpret(T.Bind(both), "uint8", GROUP))
 
 
 def _emit_output(
@@ -304,20 +363,19 @@ def _emit_output(
 ) -> None:  # fmt: skip
     """Weighted sum of the values, normalised per row, to int8."""
     packed, rows = shape.packed, shape.block_rows
-    width = packed.panel_width
-    left = TileOperand(memory.weights, T.int32(0), TILE_BYTES, rows * GROUP)
+    left = TileOperand(
+        memory.weights, T.int32(0), TILE_BYTES, rows * GROUP, TILE_ROWS * TILE_BYTES
+    )
+    tall, depth = rows // TILE_ROWS, packed.groups * GROUP
+    product = TileProduct(memory.tiles, tall, packed.wide, depth, True)
     for chunk in range(packed.chunks):
-        for p in range(packed.panels):
-            start = T.Bind(packed.value_panel(head, chunk, p))
-            emit_tile_product(
-                memory.tiles, left, panel_operand(values, start, width), rows, width,
-                packed.groups * GROUP, TileSums(memory.sums, T.int32(p * rows * width)),
-                unsigned=True,
-            )  # fmt: skip
+        for tile in range(0, VECTORS, product.wide):
+            product.multiply(left, packed.values(values, head, chunk, tile))
+            product.store(memory.sums, T.int32(tile * TILE_ROWS), GROUP)
         column = head * shape.head_width + chunk * GROUP
         valid = min(GROUP, shape.head_width - chunk * GROUP)
         with T.serial(0, present) as row:
             scales = (T.Bind(b[row]) for b in (memory.scale.shift, memory.scale.multiplier))
-            sums = _sums_of(shape, memory, row)
+            sums = _sums_of(shape, memory, T.int32(0), row)
             result = emit_normalise(shape.isa, shape.post_shift, sums, *scales)
             store_vector(out, (first + row) * shape.width + column, result, "int8", GROUP, valid)

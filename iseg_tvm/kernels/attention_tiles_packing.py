@@ -9,31 +9,35 @@ import numpy as np
 from iseg_tvm.kernels.attention_packing import interleaved
 from iseg_tvm.kernels.isa import Isa
 from iseg_tvm.kernels.packing import emit_pack_left_row, packed_order
-from iseg_tvm.kernels.tile_unit import TILE_BYTES, TILE_ROWS
+from iseg_tvm.kernels.tile_unit import TILE_BYTES, TILE_ROWS, TileOperand
 from iseg_tvm.kernels.vector import Buffer, Expr, T, load, reinterpret, scratch, splat, store
 
 GROUP = 64
 """Keys, or columns of the values, that are handled together."""
+VECTORS = 4
+"""Of sums of a group."""
 WORD = 4
 """Bytes of the inner dimension that one lane of a tile multiplies."""
+TILE = TILE_ROWS * TILE_BYTES
 
 
 @dataclass(frozen=True)
 class PackedGroups:
-    """Layout of keys ``[head][group][panel][step][16][panel width][4]`` and of values.
+    """Keys ``[head][group][tile][step]``, values ``[head][chunk][tile / wide][group][tile % wide]``.
 
-    Values: ``[head][64 columns][panel][group of keys][16][panel width][4]``.
+    Each is a tile of 16 words by 16 columns, 1 KB. A group of keys, and a chunk of the values'
+    columns, are four tiles.
 
     Attributes
     ----------
-    panels : panels of a group
+    wide : tiles of the values that one product takes, which lie in the order it reads them
     """
 
     isa: Isa
     tokens: int
     heads: int
     head_width: int
-    panels: int
+    wide: int
 
     @property
     def depth(self) -> int:
@@ -42,35 +46,29 @@ class PackedGroups:
 
     @property
     def groups(self) -> int:
-        """Groups of keys."""
+        """Groups of keys; as many steps has a product with values."""
         return -(-self.tokens // GROUP)
 
     @property
     def chunks(self) -> int:
-        """Groups of the values' columns; as many steps has a key panel."""
+        """Groups of the values' columns; as many steps has a product with keys."""
         return self.depth // GROUP
-
-    @property
-    def panel_width(self) -> int:
-        """Columns of a panel."""
-        return GROUP // self.panels
 
     @property
     def size(self) -> int:
         """Bytes of the keys, and of the values, of all heads."""
         return self.heads * self.groups * GROUP * self.depth
 
-    def key_panel(self, head: Expr, group: Expr, panel: int) -> Expr:
-        """First byte of a panel of keys."""
-        return ((head * self.groups + group) * self.panels + panel) * (
-            self.panel_width * self.depth
-        )
+    def keys(self, panels: Buffer, head: Expr, group: Expr, tile: int) -> TileOperand:
+        """One tile of a group's keys."""
+        place = ((head * self.groups + group) * VECTORS + tile) * self.chunks
+        return TileOperand(panels, T.Bind(place * TILE), TILE_BYTES, TILE, 0)
 
-    def value_panel(self, head: Expr, chunk: int, panel: int) -> Expr:
-        """First byte of a panel of values."""
-        return ((head * self.chunks + chunk) * self.panels + panel) * (
-            self.panel_width * self.groups * GROUP
-        )
+    def values(self, panels: Buffer, head: Expr, chunk: int, tile: int) -> TileOperand:
+        """The values from a tile of a chunk on."""
+        part = (head * self.chunks + chunk) * (VECTORS // self.wide) + tile // self.wide
+        place = part * (self.groups * self.wide) + tile % self.wide
+        return TileOperand(panels, T.Bind(place * TILE), TILE_BYTES, self.wide * TILE, TILE)
 
 
 def key_order(isa: Isa) -> np.ndarray:
@@ -116,8 +114,11 @@ def _emit_keys(
     packed: PackedGroups, keys: Buffer, source: Buffer, start: Expr, stride: int, head: Expr,
     group: Expr, chunk: int,
 ) -> None:  # fmt: skip
-    """Transpose 4-byte words of 16 keys at a time. The last key stands in for those past it."""
-    lanes, width = packed.isa.lanes, packed.panel_width
+    """Transpose words of 16 keys at a time. The last key stands in for those past it.
+
+    So padding does not change the maximum of a row.
+    """
+    lanes = packed.isa.lanes
     last = T.Bind(T.min(GROUP, packed.tokens - group * GROUP) - 1)
     order = key_order(packed.isa).reshape(-1, lanes)
     for v, columns in enumerate(order.tolist()):
@@ -126,11 +127,9 @@ def _emit_keys(
             for key in columns
         ]
         vectors = transposed([T.Bind(reinterpret(T.Bind(r), "int32", lanes)) for r in rows])
-        panel, inside = divmod(v * lanes, width)
-        base = T.Bind(packed.key_panel(head, group, panel) + chunk * (TILE_BYTES * width))
+        base = packed.keys(keys, head, group, v).start + chunk * TILE
         for word, vector in enumerate(vectors):
-            place = base + (word * width + inside) * WORD
-            store(keys, place, reinterpret(vector, "int8", GROUP), GROUP)
+            store(keys, base + word * TILE_BYTES, reinterpret(vector, "int8", GROUP), GROUP)
 
 
 def transposed(rows: list[Expr]) -> list[Expr]:
@@ -160,18 +159,14 @@ def _emit_values(
     group: Expr, chunk: int,
 ) -> None:  # fmt: skip
     """Interleave four keys at a time; values past the last key are 0."""
-    lanes, width = packed.isa.lanes, packed.panel_width
     last = T.Bind(packed.tokens - group * GROUP)
-    bases = [
-        T.Bind(packed.value_panel(head, chunk, p) + group * (GROUP * width))
-        for p in range(packed.panels)
-    ]
+    targets = [packed.values(values, head, chunk, v) for v in range(VECTORS)]
+    bases = [T.Bind(target.start + group * target.step) for target in targets]
     with T.serial(0, TILE_ROWS) as word:
         rows = []
         for key in range(WORD):
             index = T.Bind(word * WORD + key)
             row = load(source, start + index * stride + chunk * TILE_BYTES, GROUP)
             rows.append(T.Bind(T.if_then_else(index < last, row, splat(0, "int8", GROUP))))
-        for v, vector in enumerate(interleaved(packed.isa, GROUP // lanes, rows)):
-            panel, inside = divmod(v * lanes, width)
-            store(values, bases[panel] + (word * width + inside) * WORD, vector, GROUP)
+        for v, vector in enumerate(interleaved(packed.isa, VECTORS, rows)):
+            store(values, bases[v] + word * TILE_BYTES, vector, GROUP)

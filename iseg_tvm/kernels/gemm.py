@@ -19,13 +19,13 @@ from iseg_tvm.kernels.isa import Dot, Isa
 from iseg_tvm.kernels.micro_kernel import emit_micro_kernel, word_dtype
 from iseg_tvm.kernels.packing import PanelLayout, round_up
 from iseg_tvm.kernels.tile_unit import (
-    TILE_BYTES,
-    TileOperand,
+    TILE_ROWS,
+    TileProduct,
     Tiles,
-    TileSums,
-    emit_tile_product,
     panel_operand,
     requested,
+    row_operand,
+    tile_scratch,
 )
 from iseg_tvm.kernels.tiles import emit_tiles, load_vector, store_vector
 from iseg_tvm.kernels.vector import Buffer, Expr, T, cast, flat, load, scratch, store, when
@@ -112,10 +112,11 @@ def emit_gemm(
         present = T.Bind(end - first)
         rest, is_last = gemm.rows % isa.rows, block == gemm.tasks - 1
         if left.in_place is None:
-            packed = scratch(gemm.block_rows * layout.depth, isa.a_dtype)
+            allocate = scratch if tiles is None else tile_scratch
+            packed = allocate(gemm.block_rows * layout.depth, isa.a_dtype)
             left.pack(packed, first, present)
         elif rest:
-            packed = scratch(isa.rows * layout.depth, isa.a_dtype)
+            packed = tile_scratch(isa.rows * layout.depth, isa.a_dtype)
             with when(is_last):
                 left.pack(packed, end - rest, T.int32(rest))
 
@@ -167,7 +168,7 @@ def _task(gemm: Gemm) -> Iterator[tuple[Tiles | None, Buffer | None]]:
         yield None, None
         return
     with isa.tile_unit.open() as tiles:
-        yield tiles, scratch(isa.rows * isa.columns, "int32")
+        yield tiles, tile_scratch(isa.rows * isa.columns, "int32")
 
 
 def _emit_register_tile(
@@ -195,13 +196,13 @@ def _emit_unit_tile(
 ) -> None:  # fmt: skip
     """Product in tile registers; their rows go through the epilogue in a loop."""
     layout, width = gemm.layout, place.width
-    emit_tile_product(
-        tiles,
-        TileOperand(left, start * layout.depth, layout.depth, TILE_BYTES),
+    product = TileProduct(tiles, -(-place.rows // TILE_ROWS), width // TILE_ROWS, layout.depth)
+    product.multiply(
+        row_operand(left, start * layout.depth, layout.depth),
         panel_operand(operands.right, layout.offset(place.panel), width),
-        place.rows, width, layout.depth, TileSums(sums, T.int32(0)),
         (operands.constants[0], place.panel * gemm.isa.columns),
-    )  # fmt: skip
+    )
+    product.store(sums, T.int32(0), width)
     with T.serial(0, place.rows) as r:
         _finish_row(gemm, place, operands, r, sums, r * width)
 

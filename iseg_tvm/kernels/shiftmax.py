@@ -113,13 +113,11 @@ class RowOperands:
 
 
 def emit_power(
-    isa: Isa, constants: ShiftExponential, logits: Sequence[Expr], row: RowOperands, table: Buffer
+    isa: Isa, constants: ShiftExponential, t: Expr, multiplier: Expr, table: Buffer
 ) -> tuple[Expr, Expr]:
-    """Steps 2 to 5: two vectors of int32 logits to g and n as int16 lanes."""
+    """Steps 3 to 5: (g, n) of int16 lanes; ``table`` has the values of g."""
     lanes, bits = 2 * isa.lanes, constants.fraction_bits
-    differences = [T.Bind((row.top - x) >> row.shift) for x in logits]
-    t = T.Bind(isa.narrow16(differences[0], differences[1], isa.lanes))
-    p = T.Bind(isa.multiply_high(t, row.multiplier, lanes))
+    p = T.Bind(isa.multiply_high(t, multiplier, lanes))
     n = T.Bind(p >> splat(bits, "int16", lanes))
     if isa.lookup64 is not None and constants.has_table:
         return T.Bind(isa.lookup64(table, p, lanes)), n
@@ -138,7 +136,9 @@ def emit_exponential(
 ) -> Expr:  # fmt: skip
     """Steps 2 to 6: two vectors of int32 logits to weights 0..255 as int16 lanes."""
     lanes = 2 * isa.lanes
-    g, n = emit_power(isa, constants, logits, row, table)
+    differences = [T.Bind((row.top - x) >> row.shift) for x in logits]
+    t = T.Bind(isa.narrow16(differences[0], differences[1], isa.lanes))
+    g, n = emit_power(isa, constants, t, row.multiplier, table)
     shifted = isa.shift_right(g, n, lanes)
     return T.Bind((shifted + summand) >> splat(7, "int16", lanes))
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
-from iseg_tvm.kernels.vector import Buffer, Expr, T
+from iseg_tvm.kernels.vector import Buffer, Expr, T, scratch, splat, store
 
 TILE_ROWS = 16
 TILE_BYTES = 64
@@ -55,78 +55,104 @@ def requested(unit: TileUnit | None) -> AbstractContextManager[None]:
     return nullcontext() if unit is None else unit.request()
 
 
+def tile_scratch(size: int, dtype: str) -> Buffer:
+    """Workspace that tiles are moved to or from.
+
+    TVM sees only the first element that such a move touches, and allocates no more of a buffer
+    than it sees used; so it is shown the last one.
+    """
+    buffer = scratch(size, dtype)
+    store(buffer, size - 1, splat(0, dtype, 1), 1)
+    return buffer
+
+
 @dataclass(frozen=True)
 class TileOperand:
-    """Where the tiles of an operand lie.
+    """Where the tiles of an operand lie, counted in elements.
 
     Attributes
     ----------
-    start : first element
+    start : the first of them
     stride : bytes between the rows of a tile
-    step : elements to the next tile along the inner dimension
+    step : to the next tile along the inner dimension
+    across : to the next tile along the other
     """
 
     buffer: Buffer
     start: Expr
     stride: int
     step: int
+    across: int
+
+
+def row_operand(rows: Buffer, start: Expr, depth: int) -> TileOperand:
+    """Left rows of ``depth`` bytes one after another."""
+    return TileOperand(rows, start, depth, TILE_BYTES, TILE_ROWS * depth)
 
 
 def panel_operand(panels: Buffer, start: Expr, width: int) -> TileOperand:
     """Packed right panel of ``width`` columns."""
-    return TileOperand(panels, start, 4 * width, TILE_BYTES * width)
+    return TileOperand(panels, start, 4 * width, TILE_BYTES * width, TILE_BYTES)
 
 
 @dataclass(frozen=True)
-class TileSums:
-    """int32 results: rows of the product's width from ``start`` on."""
+class TileProduct:
+    """A block of up to four tiles of sums: left rows by columns of a right operand.
 
-    buffer: Buffer
-    start: Expr
-
-
-def emit_tile_product(
-    tiles: Tiles, left: TileOperand, right: TileOperand, rows: int, width: int, depth: int,
-    sums: TileSums, initial: tuple[Buffer, Expr] | None = None, unsigned: bool = False,
-) -> None:  # fmt: skip
-    """Write the product of left rows and a packed right panel to ``sums`` (rows, width), int32.
-
-    Parameters
+    Attributes
     ----------
-    left : bytes whose rows can be read to a multiple of 16
-    rows, width : at most four tiles; the rows are rounded up to whole tiles
+    tall, wide : tiles of rows, of columns
     depth : padded inner size, a multiple of 64
-    initial : (int32 buffer, index) of ``width`` values that every row starts from; 0 if left out
     unsigned : left values are uint8
     """
-    tall, wide = -(-rows // TILE_ROWS), width // TILE_ROWS
-    assert tall * wide <= 4
-    dot = tiles.weighted_dot if unsigned else tiles.dot
-    lefts = [4 + r for r in range(tall)]
-    rights = [4 + tall + v % (4 - tall) for v in range(wide)]
-    for c in range(tall * wide):
-        if initial is None:
-            tiles.zero(c)
+
+    tiles: Tiles
+    tall: int
+    wide: int
+    depth: int
+    unsigned: bool = False
+
+    def multiply(
+        self, left: TileOperand, right: TileOperand, initial: tuple[Buffer, Expr] | None = None
+    ) -> None:
+        """Compute the sums; they stay in the tile registers.
+
+        Parameters
+        ----------
+        initial : (int32 buffer, index) of the values that every row starts from; 0 if left out
+        """
+        tiles, tall, wide = self.tiles, self.tall, self.wide
+        assert tall * wide <= 4
+        dot = tiles.weighted_dot if self.unsigned else tiles.dot
+        lefts = [4 + r for r in range(tall)]
+        rights = [4 + tall + v % (4 - tall) for v in range(wide)]
+        for c in range(tall * wide):
+            if initial is None:
+                tiles.zero(c)
+            else:
+                tiles.load(c, initial[0], initial[1] + c % wide * TILE_ROWS, 0)
+
+        def step(k: Expr) -> None:
+            for r, tile in enumerate(lefts):
+                place = left.start + k * left.step + r * left.across
+                tiles.load(tile, left.buffer, place, left.stride)
+            for v, tile in enumerate(rights):
+                place = right.start + k * right.step + v * right.across
+                tiles.load(tile, right.buffer, place, right.stride)
+                for r, left_tile in enumerate(lefts):
+                    dot(r * wide + v, left_tile, tile)
+
+        steps = self.depth // TILE_BYTES
+        if steps <= UNROLL:
+            for k in range(steps):
+                step(T.int32(k))
         else:
-            tiles.load(c, initial[0], initial[1] + c % wide * TILE_ROWS, 0)
+            with T.serial(0, steps) as k:
+                step(k)
 
-    def step(k: Expr) -> None:
-        for r, tile in enumerate(lefts):
-            place = left.start + k * left.step + r * TILE_ROWS * left.stride
-            tiles.load(tile, left.buffer, place, left.stride)
-        for v, tile in enumerate(rights):
-            place = right.start + k * right.step + v * TILE_BYTES
-            tiles.load(tile, right.buffer, place, right.stride)
-            for r, left_tile in enumerate(lefts):
-                dot(r * wide + v, left_tile, tile)
-
-    steps = depth // TILE_BYTES
-    if steps <= UNROLL:
-        for k in range(steps):
-            step(T.int32(k))
-    else:
-        with T.serial(0, steps) as k:
-            step(k)
-    for c in range(tall * wide):
-        row, v = divmod(c, wide)
-        tiles.store(c, sums.buffer, sums.start + TILE_ROWS * (row * width + v), 4 * width)
+    def store(self, sums: Buffer, start: Expr, width: int) -> None:
+        """Write the sums to rows of ``width`` int32."""
+        for c in range(self.tall * self.wide):
+            row, v = divmod(c, self.wide)
+            place = start + TILE_ROWS * (row * width + v)
+            self.tiles.store(c, sums, place, 4 * width)
