@@ -60,6 +60,8 @@ from iseg_tvm.kernels.vector import (
 )
 from relay_ops.shiftmax_attention import dither
 
+TILE_SUMS = TILE_ROWS * TILE_ROWS
+
 TILE_BLOCK_ROWS = (32, 16)
 """Queries of a task worth trying, the default first."""
 
@@ -119,7 +121,7 @@ class _Block:
 
     Attributes
     ----------
-    sums : int32, of two groups in turn, (2, row, 64)
+    sums : int32, of two groups in turn, (2, tile, row, 16)
     weights : uint8, (group, row, 64)
     lanes : int32 of every lane of a row: maxima in step 1, then what the differences start from
     totals : int32 sums of the weights of each lane
@@ -249,9 +251,8 @@ class _Logits:
     def store(self, group: Expr, tile: int) -> None:
         """Write what :meth:`multiply` left to the group's rows."""
         for r, c in enumerate(self._sums(tile)):
-            row = (group & 1) * self.shape.block_rows + r * TILE_ROWS
-            place = row * GROUP + tile * TILE_ROWS
-            self.memory.tiles.store(c, self.memory.sums, place, 4 * GROUP)
+            place = _sums_place(self.shape, group, tile) + r * TILE_SUMS
+            self.memory.tiles.store(c, self.memory.sums, place, TILE_BYTES)
 
     def _sums(self, tile: int) -> list[int]:
         return [tile % 2 * self.tall + r for r in range(self.tall)]
@@ -290,8 +291,13 @@ def _each_group(logits: _Logits, present: Expr, use: UseRow) -> None:
 def _sums_of(shape: TileAttention, memory: _Block, group: Expr, row: Expr) -> list[Expr]:
     """The four vectors of a row of a group."""
     lanes = shape.isa.lanes
-    start = ((group & 1) * shape.block_rows + row) * GROUP
-    return [T.Bind(load(memory.sums, start + v, lanes)) for v in range(0, GROUP, lanes)]
+    starts = [_sums_place(shape, group, v) + row * lanes for v in range(VECTORS)]
+    return [T.Bind(load(memory.sums, start, lanes)) for start in starts]
+
+
+def _sums_place(shape: TileAttention, group: Expr, tile: int) -> Expr:
+    """Where the sums of a tile's columns lie, row after row."""
+    return ((group & 1) * VECTORS + tile) * (shape.block_rows * TILE_ROWS)
 
 
 def _emit_maximum(
@@ -371,11 +377,13 @@ def _emit_output(
     for chunk in range(packed.chunks):
         for tile in range(0, VECTORS, product.wide):
             product.multiply(left, packed.values(values, head, chunk, tile))
-            product.store(memory.sums, T.int32(tile * TILE_ROWS), GROUP)
+            place = _sums_place(shape, T.int32(0), tile)
+            sums = TileOperand(memory.sums, place, TILE_BYTES, TILE_SUMS, rows * TILE_ROWS)
+            product.store(sums)
         column = head * shape.head_width + chunk * GROUP
         valid = min(GROUP, shape.head_width - chunk * GROUP)
         with T.serial(0, present) as row:
             scales = (T.Bind(b[row]) for b in (memory.scale.shift, memory.scale.multiplier))
-            sums = _sums_of(shape, memory, T.int32(0), row)
-            result = emit_normalise(shape.isa, shape.post_shift, sums, *scales)
+            vectors = _sums_of(shape, memory, T.int32(0), row)
+            result = emit_normalise(shape.isa, shape.post_shift, vectors, *scales)
             store_vector(out, (first + row) * shape.width + column, result, "int8", GROUP, valid)

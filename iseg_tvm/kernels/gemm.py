@@ -20,6 +20,7 @@ from iseg_tvm.kernels.micro_kernel import emit_micro_kernel, word_dtype
 from iseg_tvm.kernels.packing import PanelLayout, round_up
 from iseg_tvm.kernels.tile_unit import (
     TILE_ROWS,
+    TileOperand,
     TileProduct,
     Tiles,
     panel_operand,
@@ -202,7 +203,7 @@ def _emit_unit_tile(
         panel_operand(operands.right, layout.offset(place.panel), width),
         (operands.constants[0], place.panel * gemm.isa.columns),
     )
-    product.store(sums, T.int32(0), width)
+    product.store(TileOperand(sums, T.int32(0), 4 * width, TILE_ROWS * width, TILE_ROWS))
     with T.serial(0, place.rows) as r:
         _finish_row(gemm, place, operands, r, sums, r * width)
 

@@ -150,9 +150,9 @@ class TileProduct:
             with T.serial(0, steps) as k:
                 step(k)
 
-    def store(self, sums: Buffer, start: Expr, width: int) -> None:
-        """Write the sums to rows of ``width`` int32."""
+    def store(self, sums: TileOperand) -> None:
+        """Write the sums; ``step`` leads to the next tile of rows."""
         for c in range(self.tall * self.wide):
             row, v = divmod(c, self.wide)
-            place = start + TILE_ROWS * (row * width + v)
-            self.tiles.store(c, sums, place, 4 * width)
+            place = sums.start + row * sums.step + v * sums.across
+            self.tiles.store(c, sums.buffer, place, sums.stride)
