@@ -1,8 +1,8 @@
-"""What the CPU's int8 dot-product instruction reaches when nothing else is in its way.
+"""What the CPU's int8 product instruction reaches when nothing else is in its way.
 
 A kernel of independent accumulators that stay in registers, made by the helpers and with the
-instruction (`Isa.dot`) of the matrix products: percentages of it are of this CPU, in this process,
-at its clock of the moment.
+instruction (`Isa.dot`, or that of the tile unit) of the matrix products: percentages of it are of
+this CPU, in this process, at its clock of the moment.
 """
 
 from __future__ import annotations
@@ -16,11 +16,17 @@ import tvm
 from iseg_tvm.build import tvm_target
 from iseg_tvm.kernels.isa import Isa, get_isa
 from iseg_tvm.kernels.micro_kernel import word_dtype
+from iseg_tvm.kernels.tile_unit import TILE_BYTES, TILE_ROWS, requested, tile_scratch
 from iseg_tvm.kernels.vector import PrimFunc, T, kernel, load, scratch, splat, store
 from iseg_tvm.runtime import set_num_threads
 from iseg_tvm.targets import TargetSpec
 
-_INSTRUCTIONS = {"avx512vnni": "vpdpbusd", "avxvnni": "vpdpbusd", "dotprod": "sdot"}
+_INSTRUCTIONS = {
+    "amx-int8": "tdpbssd",
+    "avx512vnni": "vpdpbusd",
+    "avxvnni": "vpdpbusd",
+    "dotprod": "sdot",
+}
 
 
 def dot_instruction(isa: str) -> str | None:
@@ -30,6 +36,9 @@ def dot_instruction(isa: str) -> str | None:
     """
     features = get_isa(isa).llvm_features
     return next((name for f, name in _INSTRUCTIONS.items() if f in features), None)
+
+
+TILES = 4  # of sums, with two tiles on either side
 
 
 ACCUMULATORS = 12  # more than the latency of any of them, in instructions (4 to 10)
@@ -63,6 +72,34 @@ def build_peak(isa: Isa, tasks: int) -> PrimFunc:
     return builder.get()
 
 
+def build_tile_peak(isa: Isa, tasks: int) -> PrimFunc:
+    """``(left words, right bytes, out)``: the same with tiles, all of them zeros."""
+    unit = isa.tile_unit
+    assert unit is not None
+    parameters = [
+        ("left", (ACCUMULATORS,), "int8"),
+        ("right", (isa.lanes * isa.k_group,), "int8"),
+        ("out", (tasks * TILES,), "int32"),
+    ]
+    with (
+        kernel("peak", parameters) as (builder, buffers),
+        requested(unit),
+        T.parallel(0, tasks) as task,
+        unit.open() as tiles,
+    ):
+        sums = tile_scratch(TILE_ROWS * TILE_ROWS, "int32")
+        for tile in range(2 * TILES):
+            tiles.zero(tile)
+        with T.serial(0, STEPS):
+            for _ in range(UNROLL):
+                for c in range(TILES):
+                    tiles.dot(c, TILES + c // 2, TILES + 2 + c % 2)
+        for c in range(TILES):
+            tiles.store(c, sums, T.int32(0), TILE_BYTES)
+            store(buffers[2], task * TILES + c, sums[0], 1)
+    return builder.get()
+
+
 class Peak:
     """The peak of one target at one number of threads, sampled whenever `sample` is called.
 
@@ -80,19 +117,26 @@ class Peak:
 
     def __init__(self, target: TargetSpec, threads: int) -> None:
         isa = get_isa(target.isa)
-        function = build_peak(isa, threads).with_attr("global_symbol", "peak")
+        has_tiles = isa.tile_unit is not None
+        build = build_tile_peak if has_tiles else build_peak
+        function = build(isa, threads).with_attr("global_symbol", "peak")
         library = tvm.compile(tvm.IRModule({"peak": function}), target=tvm_target(target))
         self.assembly = str(library.mod.inspect_source("asm"))
         self.threads, self.gops = threads, 0.0
         self._run = library["peak"]
-        self._operations = 2 * threads * STEPS * UNROLL * ACCUMULATORS * isa.lanes * isa.k_group
+        macs = ACCUMULATORS * isa.lanes * isa.k_group
+        if has_tiles:
+            macs = TILES * TILE_ROWS * TILE_ROWS * TILE_BYTES
+        self._operations = 2 * threads * STEPS * UNROLL * macs
         self._arguments = self._make_arguments(isa, threads)
 
     @staticmethod
     def _make_arguments(isa: Isa, threads: int) -> list[Any]:
-        left = np.arange(1, ACCUMULATORS + 1, dtype=word_dtype(isa))
+        dtype = "int8" if isa.tile_unit is not None else word_dtype(isa)
+        left = np.arange(1, ACCUMULATORS + 1, dtype=dtype)
         right = np.arange(isa.lanes * isa.k_group, dtype=np.int8)
-        out = np.zeros(threads * ACCUMULATORS * isa.lanes, np.int32)
+        count = TILES if isa.tile_unit is not None else ACCUMULATORS * isa.lanes
+        out = np.zeros(threads * count, np.int32)
         return [tvm.runtime.tensor(array) for array in (left, right, out)]
 
     def sample(self) -> float:

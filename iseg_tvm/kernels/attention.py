@@ -11,7 +11,6 @@ summands and the result stand in memory order and no instruction moves lanes acr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import lcm
 
@@ -50,19 +49,17 @@ from iseg_tvm.kernels.vector import (
     Expr,
     PrimFunc,
     T,
-    cast,
-    clamp,
     flat,
     kernel,
     load,
     scratch,
     splat,
-    spread,
     store,
     when,
 )
 from relay_ops.operator import Lowering, LoweringContext, Space
 from relay_ops.shiftmax_attention import POLYNOMIALS, check_constants
+
 
 @dataclass(frozen=True)
 class Attention:

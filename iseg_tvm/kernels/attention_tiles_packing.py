@@ -23,10 +23,10 @@ TILE = TILE_ROWS * TILE_BYTES
 
 @dataclass(frozen=True)
 class PackedGroups:
-    """Keys ``[head][group][tile][step]``, values ``[head][chunk][tile / wide][group][tile % wide]``.
+    """Layout of keys ``[head][group][tile][step]`` and of values.
 
-    Each is a tile of 16 words by 16 columns, 1 KB. A group of keys, and a chunk of the values'
-    columns, are four tiles.
+    Values: ``[head][chunk][tile / wide][group][tile % wide]``. Each is a tile of 16 words by 16
+    columns, 1 KB. A group of keys, and a chunk of the values' columns, are four tiles.
 
     Attributes
     ----------

@@ -15,6 +15,7 @@ from tvm import relax
 from iseg_tvm import build, frontend, linking, runtime
 from iseg_tvm.artifact import QuantizedModel
 from iseg_tvm.errors import IsegError
+from iseg_tvm.host_cpu import read_host_cpu
 from iseg_tvm.integer_model import IntegerSegmenter
 from iseg_tvm.kernels.isa import get_isa
 from iseg_tvm.passes import pipeline
@@ -144,11 +145,28 @@ def test_stock_intrinsics_are_never_imported(bundled: tuple) -> None:
     assert "tvm.s_tir.tensor_intrin" not in sys.modules
 
 
-@pytest.mark.parametrize("name", ["x86-avx512", "x86-vnni", "rpi4", "rpi5", "aarch64-i8mm"])
+FAMILIES = ["x86-avx512", "x86-vnni", "x86-amx", "rpi4", "rpi5", "aarch64-i8mm"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_every_kernel_family_builds(name: str) -> None:
     model = random_quantized_model(tiny_config(decoder="linear", depth=1))
     built = build.build_library(model, load_target(name))
     assert built.lowered.kernels[-1] == "argmax_upsample_16x16"
+
+
+def test_amx_equals_the_reference(tmp_path: Path) -> None:
+    target = load_target("x86-amx")
+    missing = sorted(target.features - read_host_cpu().features)
+    if missing:
+        pytest.skip(f"this machine has no {' '.join(missing)}")
+    model = random_quantized_model(tiny_config(), 6)
+    bundle = build.compile_bundle(model, target, tmp_path / "b", image_size=(18, 27))
+    segmenter = runtime.load(bundle.path, num_threads=1)
+    for seed in range(3):
+        image = random_image(18, 27, seed)
+        expected = run_reference(model.with_input_size(18, 27), image)
+        np.testing.assert_array_equal(segmenter.run(image), expected)
 
 
 def test_image_size_of_the_model_is_the_default(tmp_path: Path) -> None:

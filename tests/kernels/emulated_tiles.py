@@ -67,8 +67,10 @@ class EmulatedUnit:
     """``iseg_tvm.kernels.tile_unit.TileUnit`` that every CPU has."""
 
     def request(self) -> Any:
+        """Nothing to ask for."""
         return nullcontext()
 
     @contextmanager
     def open(self) -> Iterator[_Tiles]:
+        """A task's own buffers."""
         yield _Tiles()

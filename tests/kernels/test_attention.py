@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iseg_tvm.kernels.isa import Isa
-from tests.kernels.harness import compare
+from iseg_tvm.kernels.isa import Isa, get_isa
+from tests.kernels.harness import assembly, compare, lower
 from tests.kernels.test_gemm import every_isa
 from tests.ops.support import filled, integers, multipliers
 
@@ -40,7 +40,7 @@ def test_shapes(isa: Isa, target: str, tokens: int, heads: int, width: int) -> N
 @every_isa
 @pytest.mark.parametrize(
     ("fraction_bits", "post_shift", "polynomial"),
-    [(10, 5, "linear"), (4, 4, "quadratic"), (10, 6, "quadratic")],
+    [(10, 5, "linear"), (4, 4, "quadratic"), (6, 6, "quadratic"), (10, 6, "quadratic")],
 )
 def test_constants(
     isa: Isa, target: str, fraction_bits: int, post_shift: int, polynomial: str
@@ -49,3 +49,13 @@ def test_constants(
         "shiftmax_attention", isa, target, cases(50, 2, 32),
         fraction_bits=fraction_bits, post_shift=post_shift, polynomial=polynomial,
     )  # fmt: skip
+
+
+def test_assembly_holds_the_tile_instructions() -> None:
+    attributes = {"fraction_bits": 6, "post_shift": 6, "polynomial": "quadratic"}
+    text = assembly(
+        lower("shiftmax_attention", get_isa("amx"), cases(100, 1, 64)[0], attributes), "amx"
+    )
+    present = ["tdpbssd", "tdpbusd", "vpermt2w", "vpmulhrsw", "vpackssdw", "vpternlog"]
+    assert [i for i in present if i not in text] == []
+    assert "vpermt2b" not in text  # slower than the shift it would replace

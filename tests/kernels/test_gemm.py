@@ -126,6 +126,7 @@ def test_matmul(isa: Isa, target: str) -> None:
         ("avx2", ["vpmaddwd", "vpmulhrsw"], ["vpdpbusd", "zmm"]),
         ("avx512bw", ["vpmaddwd", "vpmulhrsw", "zmm"], ["vpdpbusd"]),
         ("avx512vnni", ["vpdpbusd", "vpmulhrsw", "vpackssdw", "vpacksswb", "zmm"], []),
+        ("amx", ["tdpbssd", "tileloadd", "ldtilecfg", "tilerelease", "vpmulhrsw"], ["vpdpbusd"]),
         ("neon", ["smull", "smlal2", "sadalp", "sqrdmulh", "sqxtn"], ["sdot", "udot", "smmla"]),
         ("neon_dotprod", ["sdot", ".4b[3]", "sqrdmulh", "sqxtn"], ["smmla", "smull"]),
         ("neon_i8mm", ["smmla", "sqrdmulh", "sqxtn"], ["sdot", "smull"]),

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from iseg_tvm import host_cpu
 from iseg_tvm.errors import IsegError
-from iseg_tvm.host_cpu import HostCpu, check_host, parse_cpuinfo, read_host_cpu
+from iseg_tvm.host_cpu import AMX, HostCpu, check_host, parse_cpuinfo, read_host_cpu
 from iseg_tvm.target_file import ISAS
 from iseg_tvm.targets import (
     TargetSpec,
@@ -33,6 +34,7 @@ LINUX_NAMES = {
         "avx512vbmi": "avx512vbmi", "avx512vbmi2": "avx512_vbmi2", "avx512ifma": "avx512ifma",
         "avx512bitalg": "avx512_bitalg", "avx512vpopcntdq": "avx512_vpopcntdq",
         "avx512bf16": "avx512_bf16", "avx512fp16": "avx512_fp16",
+        "amx-tile": "amx_tile", "amx-int8": "amx_int8",
     },
     "aarch64": {
         "neon": "asimd", "fp-armv8": "fp", "crc": "crc32", "lse": "atomics", "rdm": "asimdrdm",
@@ -86,6 +88,8 @@ def test_every_instruction_set_llvm_may_use_is_checked_for(name: str) -> None:
 @pytest.mark.parametrize(
     ("isa", "feature"),
     [
+        ("amx", "amx_int8"),
+        ("amx", "amx_tile"),
         ("avx512vnni", "avx512_vnni"),
         ("avx512bw", "avx512bw"),
         ("avx2", "avx2"),
@@ -191,6 +195,8 @@ DOT = ARM64 | {"asimddp", "asimdrdm", "atomics"}
 @pytest.mark.parametrize(
     ("host", "name"),
     [
+        (HostCpu("x86_64", VNNI | AMX), "x86-amx"),
+        (HostCpu("x86_64", VNNI, refused=AMX), "x86-vnni"),
         (HostCpu("x86_64", VNNI), "x86-vnni"),
         (HostCpu("x86_64", VNNI - {"avx512vbmi"}), "x86-cascadelake"),
         (HostCpu("x86_64", VNNI - {"avx512vbmi", "avx512_vnni"}), "x86-avx512"),
@@ -225,6 +231,26 @@ def test_native_runs_here() -> None:
 def test_native_on_an_unknown_machine() -> None:
     with pytest.raises(IsegError, match=r"no target fits this machine \(riscv64\)"):
         load_target("native", host=HostCpu("riscv64", frozenset()))
+
+
+def test_features_that_the_system_refuses_are_named() -> None:
+    host = HostCpu("x86_64", VNNI, refused=AMX)
+    message = "it needs amx_int8 amx_tile, which the operating system refuses this process"
+    with pytest.raises(IsegError, match=message):
+        check_host("x86_64", VNNI | AMX, what="it", host=host)
+    with pytest.raises(IsegError, match="this machine lacks: amx_int8 amx_tile$"):
+        check_host("x86_64", VNNI | AMX, what="it", host=HostCpu("x86_64", VNNI))
+
+
+def test_refused_features_are_none_of_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "flags : sse2 amx_tile amx_int8"
+    monkeypatch.setattr(host_cpu.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(host_cpu, "parse_cpuinfo", lambda _: parse_cpuinfo(text))
+    for granted in (True, False):
+        monkeypatch.setattr(host_cpu, "has_amx_permission", lambda granted=granted: granted)
+        host = read_host_cpu()
+        assert host.features == ({"sse2"} | (AMX if granted else set()))
+        assert host.refused == (set() if granted else AMX)
 
 
 def test_check_host_names_what_is_missing() -> None:
