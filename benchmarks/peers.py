@@ -23,7 +23,7 @@ from benchmarks.main import run_main, write_json
 from benchmarks.provenance import provenance
 from benchmarks.results import comparisons, read_results, rows
 from benchmarks.rounds import Input, measure
-from iseg_tvm.cli.common import positive_int
+from iseg_tvm.cli.flags import positive_int
 from iseg_tvm.errors import IsegError
 from iseg_tvm.host_cpu import usable_cpus
 from iseg_tvm.runtime import load

@@ -22,7 +22,7 @@ from benchmarks.main import run_main, write_json
 from benchmarks.peak import Peak, dot_instruction
 from benchmarks.provenance import provenance
 from benchmarks.vm_overhead import vm_overhead_ms
-from iseg_tvm.cli.common import positive_int
+from iseg_tvm.cli.flags import positive_int
 from iseg_tvm.host_cpu import usable_cpus
 from iseg_tvm.profiling import Profile, profile
 from iseg_tvm.runtime import load

@@ -6,12 +6,14 @@ import gzip
 import hashlib
 import importlib.metadata
 import io
+import json
 import os
 import re
 import tarfile
+import zlib
 from pathlib import Path
 
-from iseg_tvm.bundle import MANIFEST_NAME, Bundle
+from iseg_tvm.bundle import MANIFEST_NAME, Bundle, Manifest
 from iseg_tvm.errors import IsegError
 from iseg_tvm.files import atomic_write
 
@@ -90,6 +92,37 @@ def archive_files(bundle: Bundle) -> dict[str, bytes]:
     files["requirements.txt"] = "".join(f"{line}\n" for line in board_requirements()).encode()
     sums = [f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)]
     return files | {"SHA256SUMS": "".join(sums).encode()}
+
+
+def read_archive(path: str | os.PathLike[str]) -> tuple[Manifest, list[str]]:
+    """Return the manifest and the file names of an archive whose checksums were found right.
+
+    Raises
+    ------
+    IsegError
+        No archive of ours, or a damaged one.
+    """
+    again = "`iseg-tvm deploy` writes archives"
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            files = {
+                entry.name.partition("/")[2]: extracted.read()
+                for entry in archive
+                if (extracted := archive.extractfile(entry)) is not None
+            }
+        lines = files.pop("SHA256SUMS").decode().splitlines()
+        sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        values = json.loads(files[f"bundle/{MANIFEST_NAME}"])
+        manifest = Manifest.from_dict(values)
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise IsegError(f"cannot read the archive {path}: {error}", again) from error
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise IsegError(f"{path} is no deploy archive ({error!r})", again) from error
+    found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    wrong = sorted(name for name in found | sums if found.get(name) != sums.get(name))
+    if wrong:
+        raise IsegError(f"{path} is damaged: {wrong[0]} is missing or altered", again)
+    return manifest, sorted(files)
 
 
 def board_requirements() -> list[str]:

@@ -1,22 +1,30 @@
 """Descriptions of our files, as JSON values: what ``iseg-tvm info`` prints."""
 
 import importlib.metadata
+import json
 import platform
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from iseg_tvm import __version__
 from iseg_tvm.bundle import MANIFEST_NAME, read_bundle
+from iseg_tvm.deployment import SUFFIX, read_archive
 from iseg_tvm.errors import IsegError
 from iseg_tvm.host_cpu import check_host, read_host_cpu
 from iseg_tvm.targets import NATIVE, TargetSpec, list_targets, load_target
+from iseg_tvm.tuning_files import RECORDS, SUMMARY, read_notes, read_sessions
 
+_KNOWN = (
+    "a checkpoint folder, a model (.safetensors), a bundle folder, a deploy archive (.tar.gz), a "
+    "tuning log's folder, a target (.toml), a JSON file of bench or evaluate"
+)
 _PACKAGES = ("apache-tvm", "apache-tvm-ffi", "numpy", "pillow", "torch", "timm", "xgboost")
 
 
 def describe(path: str) -> dict[str, Any]:
-    """Describe a checkpoint folder, an integer model, a bundle, or a target.
+    """Describe any file or folder of ours, or a target.
 
     Parameters
     ----------
@@ -26,7 +34,7 @@ def describe(path: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        JSON values; ``kind`` says which of the four it is.
+        JSON values; ``kind`` says what it is.
 
     Raises
     ------
@@ -36,15 +44,16 @@ def describe(path: str) -> dict[str, Any]:
     place = Path(path)
     if place.is_dir() and (place / MANIFEST_NAME).exists():
         return describe_bundle(place)
+    if place.is_dir() and (place / RECORDS).exists():
+        return describe_tuning_log(place)
     if place.is_dir() or (place.suffix == ".pth" and place.exists()):
         return describe_checkpoint(place)
     if place.suffix == ".safetensors" and place.exists():
         return describe_model(place)
+    if place.is_file() and place.name.endswith(SUFFIX):
+        return describe_archive(place)
     if place.is_file() and place.suffix != ".toml":
-        raise IsegError(
-            f"{path} is none of our files",
-            "known: a checkpoint folder, a model (.safetensors), a bundle folder, a target (.toml)",
-        )
+        return _describe_json(place)
     if not place.exists() and (len(place.parts) > 1 or place.suffix):
         raise IsegError(f"{path} does not exist", "name one of our files, or a target")
     return describe_target(load_target(path))
@@ -145,3 +154,93 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "config": model.config.to_dict(),
     }
+
+
+def describe_archive(path: Path) -> dict[str, Any]:
+    """Describe a deploy archive, after checking its files."""
+    manifest, names = read_archive(path)
+    return {
+        "kind": "deploy archive",
+        "file_bytes": path.stat().st_size,
+        "files": names,
+        "model": manifest.model_name,
+        "image_size": list(manifest.image_size),
+        "classes": list(manifest.classes),
+        "target": manifest.target.to_dict(),
+        **_runs_here(manifest.target),
+    }
+
+
+def describe_tuning_log(folder: Path) -> dict[str, Any]:
+    """Describe a tuning log by what its runs noted."""
+    sessions = read_sessions(folder)
+    tasks = read_notes(folder / SUMMARY).get("tasks", [])
+    timed = [t for t in tasks if t["default_ms"] and t["best_ms"]]
+    totals = {
+        key: round(sum(t["calls"] * t[key] for t in timed), 4) if timed else None
+        for key in ("default_ms", "best_ms")
+    }
+    return {
+        "kind": "tuning log",
+        "records": len((folder / RECORDS).read_text(encoding="utf-8").splitlines()),
+        "emulated": any(session["emulated"] for session in sessions),
+        "measured_on": sorted({b["name"] for s in sessions for b in s["measured_on"]}),
+        "dates": [session["date"] for session in sessions],
+        "kernels": {t["task"]: _schedule(t) for t in tasks},
+        "all_calls": totals,
+    }
+
+
+def _schedule(task: Mapping[str, Any]) -> str:
+    if not task["best_ms"]:
+        return "not measured"
+    chosen = " ".join(f"{name}={value}" for name, value in (task["schedule"] or {}).items())
+    return f"{task['best_ms']:.4f} ms ({task['default_ms']:.4f} by default) {chosen}".rstrip()
+
+
+def _describe_json(path: Path) -> dict[str, Any]:
+    """Describe a result or state by what it says it is."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        values = None
+    if isinstance(values, dict):
+        says = str(values.get("kind", values.get("format")))
+        if says in _JSON_KINDS:
+            return {"kind": says.removeprefix("iseg-tvm "), **_JSON_KINDS[says](path)}
+    raise IsegError(f"{path} is none of our files", f"known: {_KNOWN}")
+
+
+def _benchmark(path: Path) -> dict[str, Any]:
+    from iseg_tvm.benchmarking.result import read_json
+
+    result = read_json(path)
+    return {
+        "format_version": json.loads(path.read_text(encoding="utf-8"))["format_version"],
+        "board": result.board.name,
+        "bits_equal": result.check.equal,
+        "latency_ms": {name: round(ms, 3) for name, ms in result.latency_ms().items()},
+        **{k: v for k, v in result.row().items() if not k.endswith("_ms") and v is not None},
+    }
+
+
+def _evaluation_result(path: Path) -> dict[str, Any]:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return {k: v for k, v in values.items() if k not in ("kind", "confusion", "classes")}
+
+
+def _evaluation_state(path: Path) -> dict[str, Any]:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        "version": values["version"],
+        "samples_done": values["done"],
+        "skipped": len(values["skipped"]),
+        **values["identity"],
+    }
+
+
+_JSON_KINDS: Mapping[str, Callable[[Path], dict[str, Any]]] = {
+    "iseg-tvm benchmark": _benchmark,
+    "iseg-tvm evaluation": _evaluation_result,
+    "iseg-tvm evaluation state": _evaluation_state,
+}

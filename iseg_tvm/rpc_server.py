@@ -1,8 +1,8 @@
-"""``python -m iseg_tvm.rpc_server`` is ``iseg-tvm rpc_server``."""
+"""``python -m iseg_tvm.rpc_server`` is ``iseg-tvm rpc-server``."""
 
 import sys
 
 from iseg_tvm.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main(["rpc_server", *sys.argv[1:]]))
+    sys.exit(main(["rpc-server", *sys.argv[1:]]))

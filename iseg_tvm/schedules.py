@@ -6,7 +6,6 @@ says where they come from. A record fits any model that has the same operator at
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,15 @@ from tvm.s_tir.meta_schedule.database import JSONDatabase
 
 from iseg_tvm.errors import IsegError
 from iseg_tvm.targets import TargetSpec
+from iseg_tvm.tuning_files import RECORDS, is_emulated, tuning_logs_dir
 from iseg_tvm.workload import chosen, workload_key, workload_module
 from relay_ops.operator import LoweringContext, Operator, Schedule, Space
-
-WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
-PROVENANCE = "provenance.json"
 
 FAILED_SECONDS = 1e10
 """What MetaSchedule writes as the time of a candidate that did not run."""
 
-_PACKAGE = Path(__file__).resolve().parent
 _CANDIDATES = 8
 """Best records looked at; more than one counts only where a kernel's design space has changed."""
-
-
-def tuning_logs_dir() -> Path:
-    """Return the folder of tuning logs, of an installed wheel or of a checkout."""
-    installed = _PACKAGE / "installed_tuning_logs"
-    return installed if installed.is_dir() else _PACKAGE.parent / "tuning_logs"
 
 
 def load_schedules(target: TargetSpec, directory: Path | None = None) -> TunedSchedules:
@@ -58,15 +48,6 @@ def load_schedules(target: TargetSpec, directory: Path | None = None) -> TunedSc
     logs = [path.parent for path in folders]
     used = [log for log in logs if directory is not None or not is_emulated(log)]
     return TunedSchedules([open_log(log) for log in used])
-
-
-def is_emulated(log: Path) -> bool:
-    """Whether any part of a log was taken on emulated boards."""
-    path = log / PROVENANCE
-    if not path.is_file():
-        return False
-    sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"]
-    return any(session["emulated"] for session in sessions)
 
 
 def open_log(folder: Path) -> JSONDatabase:

@@ -70,7 +70,7 @@ def read_identity() -> BoardIdentity:
     versions = {"python": platform.python_version(), "iseg-tvm": iseg_tvm.__version__}
     versions |= {name: importlib.metadata.version(name) for name in packages}
     system = f"{platform.system()} {platform.release()}"
-    return BoardIdentity(_name(cpu), cpu, system, versions)
+    return BoardIdentity(machine_name(cpu), cpu, system, versions)
 
 
 def core_names(parts: frozenset[str]) -> str:
@@ -78,7 +78,7 @@ def core_names(parts: frozenset[str]) -> str:
     return ", ".join(_CORES.get(part, part) for part in sorted(parts))
 
 
-def _name(cpu: HostCpu) -> str:
+def machine_name(cpu: HostCpu) -> str:
     """Return the board's model, else the CPU's."""
     if _DEVICE_TREE.is_file():
         return _DEVICE_TREE.read_text(encoding="utf-8", errors="replace").rstrip("\0\n")

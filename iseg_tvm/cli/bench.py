@@ -7,23 +7,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iseg_tvm.cli.common import (
+from iseg_tvm.cli.common import log, print_generated, print_json, print_table, progress_bar
+from iseg_tvm.cli.flags import (
     add_board_arguments,
     add_common_arguments,
-    log,
-    open_runner,
+    add_flag,
+    add_output,
     positive_int,
-    print_generated,
-    print_json,
-    progress_bar,
 )
+from iseg_tvm.cli.inputs import open_runner
 
 if TYPE_CHECKING:
     from iseg_tvm.benchmarking.compare import Line
     from iseg_tvm.benchmarking.result import BenchmarkResult
     from iseg_tvm.sample import Sample
 
-_FILE_WIDTH = 160
 SUMMARY = "measure a bundle here or on a board: bits, latency, kernels, memory, temperature"
 EXAMPLES = """\
 On this machine:
@@ -44,24 +42,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "compare", nargs="*", metavar="compare A.json B.json", help="compare two results instead"
     )
-    parser.add_argument("--bundle", type=Path, metavar="DIR", help="compiled model to measure")
+    add_flag(parser, "--bundle")
     add_board_arguments(parser)
     check = parser.add_mutually_exclusive_group()
-    check.add_argument(
+    add_flag(
+        check,
         "--model",
-        type=Path,
-        metavar="FILE",
         help="integer model to compute the expected class map from, with the NumPy reference "
         "(default: the expected class map that the bundle carries)",
     )
     check.add_argument("--unchecked", action="store_true", help="measure without checking the bits")
     run_flags = parser.add_argument_group("measurement")
-    run_flags.add_argument(
-        "--threads", type=positive_int, metavar="N", help="CPU threads (default: all CPUs)"
-    )
-    run_flags.add_argument(
-        "--repeat", type=positive_int, default=30, metavar="N", help="runs (default: %(default)s)"
-    )
+    add_flag(run_flags, "--threads")
+    add_flag(run_flags, "--repeat", default=30)
     run_flags.add_argument(
         "--warmup",
         type=positive_int,
@@ -72,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_flags.add_argument(
         "--no-profile", action="store_true", help="leave out the time of every kernel"
     )
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="JSON file to write")
+    add_output(parser, "JSON file to write", required=False)
     parser.add_argument(
         "--csv", type=Path, metavar="FILE", help="CSV file to add a row to, made if missing"
     )
@@ -188,14 +181,14 @@ def _print(result: "BenchmarkResult") -> None:
     columns = ("kernel", "calls", "ms", "share %", "GOPS")
     if result.kernels:
         total = sum(kernel.total_ms for kernel in result.kernels)
-        _table(columns, [
+        print_table(columns, [
             (k.name, str(k.calls), f"{k.total_ms:.3f}", f"{100 * k.total_ms / total:.1f}",
              "" if k.gops is None else f"{k.gops:.1f}")
             for k in sorted(result.kernels, key=lambda kernel: -kernel.total_ms)
         ])  # fmt: skip
     latency = result.latency_ms()
     print(f"Latency in ms, {len(result.times_ms)} runs")
-    _table(tuple(latency), [tuple(f"{value:.2f}" for value in latency.values())])
+    print_table(tuple(latency), [[f"{value:.2f}" for value in latency.values()]], left=0)
 
 
 def _compare(args: argparse.Namespace, paths: Sequence[str]) -> int:
@@ -209,9 +202,9 @@ def _compare(args: argparse.Namespace, paths: Sequence[str]) -> int:
         print_json(asdict(comparison))
         return 0
     names = ("", *(Path(path).stem for path in paths), "ratio")
-    _table(names, [_cells(line) for line in comparison.latency])
+    print_table(names, [_cells(line) for line in comparison.latency])
     if comparison.kernels:
-        _table(("kernel, ms", *names[1:]), [_cells(line) for line in comparison.kernels])
+        print_table(("kernel, ms", *names[1:]), [_cells(line) for line in comparison.kernels])
     for difference in comparison.differences:
         print(f"not the same: {difference}")
     print(comparison.verdict)
@@ -221,18 +214,3 @@ def _compare(args: argparse.Namespace, paths: Sequence[str]) -> int:
 def _cells(line: "Line") -> tuple[str, ...]:
     figures = (line.first, line.second, line.ratio)
     return (line.name, *("-" if value is None else f"{value:.3f}" for value in figures))
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for number, name in enumerate(columns):
-        left = number == 0 and len(rows) > 1
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    # A file or pipe has no width to keep to.
-    width = None if sys.stdout.isatty() else _FILE_WIDTH
-    Console(file=sys.stdout, markup=False, width=width).print(table)

@@ -3,15 +3,14 @@
 import argparse
 from pathlib import Path
 
-from iseg_tvm.cli.common import (
+from iseg_tvm.cli.common import log, print_generated, progress_bar
+from iseg_tvm.cli.flags import (
     add_common_arguments,
-    add_image_size,
+    add_flag,
+    add_output,
     add_sample_arguments,
-    log,
-    print_generated,
-    progress_bar,
-    read_sample_image,
 )
+from iseg_tvm.cli.inputs import read_sample_image
 
 SUMMARY = "compile an integer model into a bundle: a folder with one shared library"
 EXAMPLES = """\
@@ -27,23 +26,10 @@ and says so anywhere else.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument(
-        "--model",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="integer model (*.safetensors), made by `iseg-tvm quantize`",
-    )
-    parser.add_argument(
-        "--target",
-        default="native",
-        metavar="NAME",
-        help="a target's name, or a target file (*.toml) of your own (default: %(default)s)",
-    )
-    add_image_size(parser, "the model's")
-    parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="DIR", help="the bundle to write"
-    )
+    add_flag(parser, "--model", required=True)
+    add_flag(parser, "--target", default="native")
+    add_flag(parser, "--image-size")
+    add_output(parser, "the bundle to write", metavar="DIR")
     add_sample_arguments(parser)
     parser.add_argument(
         "--debug-dump",

@@ -5,15 +5,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iseg_tvm.cli.common import (
+from iseg_tvm.cli.common import log, print_generated, progress_bar
+from iseg_tvm.cli.flags import (
     add_common_arguments,
-    add_image_size,
+    add_flag,
+    add_output,
     add_sample_arguments,
-    log,
-    print_generated,
-    progress_bar,
-    read_sample_image,
 )
+from iseg_tvm.cli.inputs import read_sample_image
 
 if TYPE_CHECKING:
     from iseg_tvm.bundle import Bundle
@@ -32,14 +31,14 @@ On the board: tar xzf rpi4.tar.gz, and follow the README.md in it (docs/boards.m
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", type=Path, metavar="FILE", help="integer model to compile")
-    source.add_argument("--bundle", type=Path, metavar="DIR", help="compiled model to pack")
-    parser.add_argument("--target", help="what to compile for, with --model: rpi4, rpi5, ...")
-    add_image_size(parser, "the model's")
-    add_sample_arguments(parser)
-    parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="FILE", help="archive, *.tar.gz"
+    for name in ("--model", "--bundle"):
+        add_flag(source, name)
+    add_flag(
+        parser, "--target", help="what to compile --model for: a target's name or file (*.toml)"
     )
+    add_flag(parser, "--image-size")
+    add_sample_arguments(parser)
+    add_output(parser, "archive to write, *.tar.gz")
     add_common_arguments(parser)
 
 

@@ -7,15 +7,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iseg_tvm.cli.common import (
+from iseg_tvm.cli.common import log, print_generated, print_table, progress_bar
+from iseg_tvm.cli.flags import (
     add_board_arguments,
     add_common_arguments,
-    log,
-    open_runner,
+    add_dataset_arguments,
+    add_flag,
+    add_output,
     positive_int,
-    print_generated,
-    progress_bar,
+    whole_number,
 )
+from iseg_tvm.cli.inputs import open_runner
 
 if TYPE_CHECKING:
     from iseg_tvm.evaluation.run import Result
@@ -28,11 +30,12 @@ The float model as the official evaluation does it, then both models by the same
   iseg-tvm evaluate --checkpoint seg_tiny_mask/ --dataset ade20k --root ADEChallengeData2016/ \\
       --protocol ownership --upsampling nearest
   iseg-tvm evaluate --model model.safetensors --dataset ade20k --root ADEChallengeData2016/ \\
-      --resume state.json -o result.json
+      -o result.json
+It was interrupted (the state is in result.json.state): the same again, and --resume
 Your own pictures (images/) and index PNGs of the same names (masks/), each in one piece:
-  iseg-tvm evaluate --bundle bundle/ --dataset folder --root mine/ --whole-image
+  iseg-tvm evaluate --bundle bundle/ --root mine/ --whole-image
 The same on a board, over RPC:
-  iseg-tvm evaluate --bundle bundle-rpi4/ --tracker 127.0.0.1:9190 --dataset folder --root mine/
+  iseg-tvm evaluate --bundle bundle-rpi4/ --tracker 127.0.0.1:9190 --root mine/
 
 protocols, where sliding windows overlap:
   average    the official one: mean score, resized bilinearly; float checkpoints only
@@ -45,43 +48,19 @@ _SIDES = {"ade20k": (512, 4), "cityscapes": (1024, 2), "pascal-context": (520, 8
 _OVERLAP = 32  # the official evaluation's windows overlap by so many pixels
 
 
-def _label(text: str) -> int:
-    if not text.isdecimal() or not 0 <= int(text) <= 255:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a label of 0 to 255")
-    return int(text)
-
-
-def _side(text: str) -> int:
-    return 0 if text == "0" else positive_int(text)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--checkpoint", type=Path, metavar="DIR", help="folder of the float model")
-    model.add_argument(
-        "--model", type=Path, metavar="FILE", help="integer model (*.safetensors), run by PyTorch"
-    )
-    model.add_argument("--bundle", type=Path, metavar="DIR", help="compiled model, run by TVM")
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--dataset",
-        required=True,
-        metavar="NAME",
-        help="ade20k, cityscapes, pascal-context (official layouts) or folder",
-    )
-    data.add_argument("--root", required=True, type=Path, metavar="DIR", help="the data set")
-    data.add_argument("--split", metavar="NAME", help="default: val; folder: images/ itself")
+    for name in ("--checkpoint", "--model", "--bundle"):
+        add_flag(model, name)
+    data = add_dataset_arguments(parser, split="val")
     data.add_argument(
         "--ignore-label",
-        type=_label,
+        type=whole_number(0, 255),
         metavar="N",
         help="mask value that does not count, for --dataset folder (default: 255)",
     )
     data.add_argument("--limit", type=positive_int, metavar="N", help="only the first N samples")
-    data.add_argument(
-        "--strict", action="store_true", help="exit 1 if any file was missing or damaged"
-    )
     cut = parser.add_argument_group("windows")
     cut.add_argument(
         "--protocol",
@@ -95,13 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how patches become pixels under --protocol ownership: bilinear scores, or the "
         "nearest patch, the integer models' only way (default: bilinear with --checkpoint)",
     )
-    cut.add_argument(
-        "--window",
-        nargs=2,
-        type=positive_int,
-        metavar=("H", "W"),
-        help="size of a window in pixels (default: the model's image size)",
-    )
+    add_flag(cut, "--window")
     cut.add_argument(
         "--stride",
         nargs=2,
@@ -111,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     cut.add_argument(
         "--short-side",
-        type=_side,
+        type=whole_number(0),
         metavar="N",
         help="photos are resized until their shorter side is N pixels, 0 keeps their size "
         "(default: ade20k 512, cityscapes 1024, pascal-context 520, folder the window's)",
@@ -121,22 +94,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="no sliding: squeeze the whole photo into one window, as `segment` does",
     )
-    parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="CPU threads (default: the library's)"
-    )
+    add_flag(parser, "--threads")
     add_board_arguments(parser)
-    parser.add_argument(
-        "--resume",
-        type=Path,
-        metavar="FILE",
-        help="keep the state of the run in this file, and continue from it if it exists",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="JSON file to write: the result of --json and the confusion matrix (rows: truth)",
+    add_flag(parser, "--resume", help="continue from FILE.state of an interrupted run")
+    add_output(
+        parser,
+        "JSON file to write: the result of --json and the confusion matrix (rows: truth); the "
+        "state of the run is kept in FILE.state",
+        required=False,
     )
     add_common_arguments(parser)
 
@@ -172,6 +137,7 @@ def _evaluate(args: argparse.Namespace, stack: ExitStack) -> int:
         raise IsegError(f"a {kind} upsamples by the nearest patch", "leave --upsampling out")
     if kind == "checkpoint" and args.upsampling == "nearest" and args.protocol != "ownership":
         raise IsegError("--protocol average upsamples bilinearly", "add --protocol ownership")
+    state_file = _state_file(args)
     log(args, f"Loading {path}")
     window = tuple(args.window) if args.window else None
     remote = args.tracker is not None or args.rpc is not None
@@ -200,7 +166,7 @@ def _evaluate(args: argparse.Namespace, stack: ExitStack) -> int:
             dataset,
             settings,
             limit=args.limit,
-            state_file=args.resume,
+            state_file=state_file,
             progress=progress,
         )
     for name, reason in result.skipped:
@@ -216,6 +182,22 @@ def _evaluate(args: argparse.Namespace, stack: ExitStack) -> int:
         _print(result)
     print_generated(args, result.to_dict(with_confusion=False), *generated)
     return 1 if args.strict and result.skipped else 0
+
+
+def _state_file(args: argparse.Namespace) -> Path | None:
+    """Return where the run's state is kept; without ``--resume`` an older one is forgotten."""
+    from iseg_tvm.errors import IsegError
+
+    if args.output is None:
+        if args.resume:
+            raise IsegError("--resume needs -o FILE", "the state is in FILE.state")
+        return None
+    path: Path = args.output.with_name(args.output.name + ".state")
+    if args.resume and not path.exists():
+        raise IsegError(f"{path} does not exist", "start without --resume")
+    if not args.resume:
+        path.unlink(missing_ok=True)
+    return path
 
 
 def _settings(args: argparse.Namespace, kind: str, window: tuple[int, int]) -> "Settings":
@@ -235,17 +217,12 @@ def _settings(args: argparse.Namespace, kind: str, window: tuple[int, int]) -> "
 
 def _print(result: "Result") -> None:
     """Print the table of classes, and the means."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for name in ("class", "IoU %", "accuracy %", "pixels"):
-        table.add_column(name, justify="left" if name == "class" else "right", no_wrap=True)
     metrics = result.metrics
     rows = zip(result.classes, metrics.iou, metrics.accuracy, metrics.pixels, strict=True)
-    for name, iou, accuracy, pixels in rows:
-        table.add_row(name, _percent(iou), _percent(accuracy), str(pixels))
-    Console(file=sys.stdout, markup=False).print(table)
+    print_table(
+        ("class", "IoU %", "accuracy %", "pixels"),
+        [(n, _percent(iou), _percent(accuracy), str(pixels)) for n, iou, accuracy, pixels in rows],
+    )
     counted = result.to_dict(with_confusion=False)["classes_in_mean_iou"]
     absent = sum(1 for pixels in metrics.pixels if not pixels)
     print(f"mIoU            {_percent(metrics.mean_iou)} %  (of {counted} classes)")

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from iseg_tvm.cli.common import add_common_arguments, log, print_generated, progress_bar
+from iseg_tvm.cli.common import log, print_generated, progress_bar
+from iseg_tvm.cli.flags import add_common_arguments, add_flag, add_output
 
 SUMMARY = "make an integer model with an encoder that was fine-tuned with I-ViT's code"
 EXAMPLES = """\
@@ -20,25 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ivit", required=True, type=Path, metavar="FILE", help="state dict of I-ViT's code"
     )
-    parser.add_argument(
-        "--checkpoint", required=True, type=Path, metavar="DIR", help="folder of the Segmenter"
-    )
-    parser.add_argument(
-        "--calibration",
-        required=True,
-        nargs="+",
-        type=Path,
-        metavar="IMG_OR_DIR",
-        help="pictures, or folders of pictures",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="the model to write, *.safetensors",
-    )
+    for name in ("--checkpoint", "--calibration"):
+        add_flag(parser, name, required=True)
+    add_output(parser, "the model to write, *.safetensors")
     add_common_arguments(parser)
 
 

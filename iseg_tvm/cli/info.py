@@ -1,18 +1,21 @@
 """``iseg-tvm info``: what a file of ours is, or what this machine can do."""
 
 import argparse
-from collections.abc import Mapping
-from typing import Any
 
-from iseg_tvm.cli.common import add_common_arguments, log, print_json
+from iseg_tvm.cli.common import log, print_json, print_values
+from iseg_tvm.cli.flags import add_common_arguments
 
-SUMMARY = "describe a checkpoint, model, bundle or target; without one, this machine"
+SUMMARY = "describe any file of ours; without one, this machine and the targets"
 EXAMPLES = """\
   iseg-tvm info                     this machine's CPU and the list of targets
   iseg-tvm info seg_tiny_mask/      a float checkpoint
   iseg-tvm info model.safetensors   an integer model
   iseg-tvm info bundle/             a bundle (checked, and whether it runs here)
   iseg-tvm info rpi4                a target, by name or by its TOML file
+  iseg-tvm info rpi4.tar.gz         a deploy archive (checked)
+  iseg-tvm info tuning_logs/rpi4/demo_256x256/
+  iseg-tvm info rpi4.json           a result of bench
+  iseg-tvm info result.json         a result of evaluate, or its state (result.json.state)
 """
 
 
@@ -34,27 +37,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(values)
     else:
-        _print(values)
+        print_values(values)
     return 0
-
-
-def _print(values: Mapping[str, Any], indent: str = "") -> None:
-    """Print nested values, one a line."""
-    width = max((len(key) for key in values), default=0)
-    for key, value in values.items():
-        name = key.replace("_", " ")
-        if isinstance(value, Mapping) and value:
-            print(f"{indent}{name}:")
-            _print(value, indent + "  ")
-        else:
-            print(f"{indent}{name + ':':<{width + 1}} {_text(value)}")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value != 0 and not value:
-        return "-"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value))
-    return str(value)

@@ -1,15 +1,22 @@
 """The console script ``iseg-tvm``: parse, run a command, turn errors into two lines."""
 
 import argparse
+import logging
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import IO
 
 from iseg_tvm import __version__
 from iseg_tvm.cli import (
     bench,
+    completion,
     deploy,
+    doctor,
     evaluate,
     import_ivit,
     info,
@@ -22,6 +29,7 @@ from iseg_tvm.cli import (
     tune,
 )
 from iseg_tvm.cli import compile as compile_command
+from iseg_tvm.cli.common import colored
 from iseg_tvm.errors import IsegError
 
 _COMMANDS = {
@@ -36,8 +44,10 @@ _COMMANDS = {
     "import-ivit": import_ivit,
     "deploy": deploy,
     "info": info,
-    "rpc_tracker": rpc_tracker,
-    "rpc_server": rpc_server,
+    "doctor": doctor,
+    "rpc-tracker": rpc_tracker,
+    "rpc-server": rpc_server,
+    "completion": completion,
 }
 _DESCRIPTION = """\
 Semantic segmentation with integer arithmetic alone: a trained Segmenter is quantized from one
@@ -46,9 +56,11 @@ _EPILOG = """\
 The whole way:
   iseg-tvm quantize --checkpoint seg_tiny_mask/ --calibration photo.jpg -o model.safetensors
   iseg-tvm compile --model model.safetensors --target native -o bundle/
-  iseg-tvm segment photo.jpg --bundle bundle/ --out overlay.png
+  iseg-tvm segment photo.jpg --bundle bundle/ -o overlay.png
 
-Exit status: 0 done, 1 the work failed, 2 wrong usage or input, 130 interrupted.
+Exit status: 0 done, 1 the work failed, 2 wrong usage or input, 130 interrupted (Ctrl-C),
+143 terminated. Results go to stdout, everything else to stderr. NO_COLOR is honoured.
+Something does not work: iseg-tvm doctor.
 """
 
 
@@ -80,13 +92,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv : sequence of str, optional
         Arguments without the program's name; those of the process if left out.
     """
-    args = build_parser().parse_args(argv)
+    args = argparse.Namespace(verbose=False, command="iseg-tvm")
     try:
-        status = int(_COMMANDS[args.command].run(args))
+        build_parser().parse_args(_with_dashes(sys.argv[1:] if argv is None else argv), args)
+        with _logging(args), _terminated_cleanly():
+            status = int(_COMMANDS[args.command].run(args))
         sys.stdout.flush()
         return status
     except IsegError as error:
         return _fail(args, 2, error.message, error.hint)
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -100,11 +117,62 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(args, 1, f"{args.command} failed: {type(error).__name__}: {first_line}", hint)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, cleaned up after as Ctrl-C is."""
+
+
+@contextmanager
+def _terminated_cleanly() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that no temporary file or session is left behind."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _logging(args: argparse.Namespace) -> Iterator[None]:
+    """Show warnings of ours on stderr, and with ``--verbose`` what is done."""
+    logger, handler = logging.getLogger("iseg_tvm"), _Stderr()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.setLevel(logging.DEBUG if args.verbose else logging.WARNING)
+    logger.addHandler(handler)
+    shown = {name: value for name, value in vars(args).items() if value is not None}
+    logger.debug("iseg-tvm %s: %s", __version__, shown)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Stderr(logging.StreamHandler):
+    """Writes to whatever stderr is at that moment."""
+
+    @property
+    def stream(self) -> IO[str]:
+        """Where to write."""
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: IO[str]) -> None:
+        pass
+
+
+def _with_dashes(argv: Sequence[str]) -> list[str]:
+    """Spell the command as the parser does: ``rpc_server`` is TVM's spelling of it."""
+    return [argument.replace("_", "-") if i == 0 else argument for i, argument in enumerate(argv)]
+
+
 def _fail(args: argparse.Namespace, status: int, message: str, hint: str) -> int:
     """Print the error, with the traceback if it was asked for."""
     if args.verbose:
         traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)
+    print(f"{colored('error:', 'red', sys.stderr)} {message}", file=sys.stderr)
     if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+        print(f"{colored('hint:', 'cyan', sys.stderr)} {hint}", file=sys.stderr)
     return status

@@ -4,10 +4,16 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iseg_tvm.cli.common import add_common_arguments, log, positive_int, print_generated
+from iseg_tvm.cli.common import log, print_generated
+from iseg_tvm.cli.flags import (
+    add_common_arguments,
+    add_dataset_arguments,
+    add_flag,
+    add_output,
+    positive_int,
+)
 
 if TYPE_CHECKING:
     from iseg_tvm.artifact import QuantizedModel
@@ -17,12 +23,12 @@ if TYPE_CHECKING:
 SUMMARY = "fine-tune an integer model on labelled pictures, through the integer operators"
 EXAMPLES = """\
 A data set of your own: images/ and index PNGs of the same names in masks/:
-  iseg-tvm qat --checkpoint seg_tiny_mask/ --data mine/ --epochs 5 -o model.safetensors
+  iseg-tvm qat --checkpoint seg_tiny_mask/ --root mine/ --epochs 5 -o model.safetensors
 It was interrupted (the state is in model.safetensors.state): the same again, and
-  iseg-tvm qat --checkpoint seg_tiny_mask/ --data mine/ --epochs 5 -o model.safetensors --resume
+  iseg-tvm qat --checkpoint seg_tiny_mask/ --root mine/ --epochs 5 -o model.safetensors --resume
 From an integer model you have, on ADE20K, on a graphics card:
   iseg-tvm qat --checkpoint seg_tiny_mask/ --model ptq.safetensors --dataset ade20k \\
-      --data ADEChallengeData2016/ --split train --steps 2000 --window 512 512 --device cuda \\
+      --root ADEChallengeData2016/ --split train --steps 2000 --window 512 512 --device cuda \\
       -o model.safetensors
 """
 _LOG_SECONDS = 2.0
@@ -30,69 +36,64 @@ _LOG_SECONDS = 2.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument(
-        "--checkpoint", required=True, type=Path, metavar="DIR", help="folder of the float model"
-    )
-    parser.add_argument(
+    add_flag(parser, "--checkpoint", required=True)
+    add_flag(
+        parser,
         "--model",
-        type=Path,
-        metavar="FILE",
         help="integer model of that checkpoint to begin with (default: quantize it first)",
     )
-    parser.add_argument(
+    add_flag(
+        parser,
         "--calibration",
-        nargs="+",
-        type=Path,
-        metavar="IMG_OR_DIR",
         help="pictures to quantize with, without --model (default: the data set's first)",
     )
-    data = parser.add_argument_group("data")
-    data.add_argument("--data", required=True, type=Path, metavar="ROOT", help="the data set")
-    data.add_argument(
-        "--dataset",
-        default="folder",
-        metavar="NAME",
-        help="its layout: folder, ade20k, cityscapes or pascal-context (default: folder)",
-    )
-    data.add_argument("--split", metavar="NAME", help="default: train; folder: images/ itself")
-    data.add_argument(
-        "--strict", action="store_true", help="exit 1 if any file was missing or damaged"
-    )
+    add_dataset_arguments(parser, split="train")
     training = parser.add_argument_group("training")
     length = training.add_mutually_exclusive_group(required=True)
-    length.add_argument("--steps", type=int, metavar="N", help="optimizer steps")
+    length.add_argument(
+        "--steps", type=int, metavar="N", help="optimizer steps; 0 only quantizes"
+    )
     length.add_argument(
         "--epochs", type=positive_int, metavar="N", help="N times as many windows as samples"
     )
     training.add_argument(
-        "--lr", type=float, default=1e-4, help="peak learning rate (default: %(default)s)"
+        "--lr",
+        type=float,
+        default=1e-4,
+        metavar="RATE",
+        help="peak learning rate (default: %(default)s)",
     )
     training.add_argument(
-        "--batch", type=positive_int, default=8, help="windows a step (default: %(default)s)"
-    )
-    training.add_argument(
-        "--window",
-        nargs=2,
+        "--batch",
         type=positive_int,
-        metavar=("H", "W"),
+        default=8,
+        metavar="N",
+        help="windows a step (default: %(default)s)",
+    )
+    add_flag(
+        training,
+        "--window",
         help="windows cut out of the pictures, multiples of the patch (default: whole pictures)",
     )
     training.add_argument(
         "--zoom",
         type=float,
         default=1.0,
+        metavar="ZOOM",
         help="pictures are cropped to between all and 1/ZOOM of them (default: %(default)s)",
     )
     training.add_argument(
         "--distill",
         type=float,
         default=0.5,
+        metavar="SHARE",
         help="share of the loss that asks for the float model's scores (default: %(default)s)",
     )
     training.add_argument(
         "--sharpness",
         type=float,
         default=1.0,
+        metavar="FACTOR",
         help="factor of the scores before the softmax, as in float training (default: %(default)s)",
     )
     training.add_argument(
@@ -102,13 +103,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BITS",
         help="of the weights inside the blocks, 2 to 8 (default: %(default)s)",
     )
-    training.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    add_flag(training, "--seed")
     training.add_argument(
-        "--device", default="cpu", help="PyTorch's name, such as cuda (default: %(default)s)"
+        "--device",
+        default="cpu",
+        metavar="NAME",
+        help="PyTorch's name, such as cuda (default: %(default)s)",
     )
-    training.add_argument(
-        "--threads", type=positive_int, metavar="N", help="CPU threads (default: PyTorch's)"
-    )
+    add_flag(training, "--threads")
     training.add_argument(
         "--save-every",
         type=positive_int,
@@ -116,16 +118,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="steps between two writes of the state (default: %(default)s)",
     )
-    training.add_argument(
-        "--resume", action="store_true", help="continue from the state beside the output"
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="the model to write, *.safetensors; FILE.state is what --resume reads",
+    add_flag(training, "--resume", help="continue from FILE.state of an interrupted run")
+    add_output(
+        parser, "the model to write, *.safetensors; the state of the run is kept in FILE.state"
     )
     add_common_arguments(parser)
 
@@ -136,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
     from iseg_tvm.evaluation.datasets import check_request, open_dataset
 
     # All that is quick to refuse comes before torch is imported.
-    check_request(args.dataset, args.data, None)
+    check_request(args.dataset, args.root, None)
     if args.model is not None and args.calibration is not None:
         raise IsegError("--model is quantized already", "leave --calibration out")
     log(args, f"Loading {args.checkpoint}")
@@ -153,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = load_checkpoint(args.checkpoint)
     classes = checkpoint_palette(args.checkpoint, checkpoint.config).classes
     split = args.split or (None if args.dataset == "folder" else "train")
-    dataset = open_dataset(args.dataset, args.data, split=split, classes=classes)
+    dataset = open_dataset(args.dataset, args.root, split=split, classes=classes)
     steps = args.steps
     if steps is None:
         steps = args.epochs * -(-len(dataset.samples) // args.batch)

@@ -1,15 +1,9 @@
 """``iseg-tvm quantize``: a float checkpoint becomes an integer-only model."""
 
 import argparse
-from pathlib import Path
 
-from iseg_tvm.cli.common import (
-    add_common_arguments,
-    add_image_size,
-    log,
-    print_generated,
-    progress_bar,
-)
+from iseg_tvm.cli.common import log, print_generated, progress_bar
+from iseg_tvm.cli.flags import add_common_arguments, add_flag, add_output
 
 SUMMARY = "turn a float checkpoint into an integer-only model, from one picture upwards"
 EXAMPLES = """\
@@ -36,17 +30,8 @@ SWITCHES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument(
-        "--checkpoint", required=True, type=Path, metavar="DIR", help="folder of the float model"
-    )
-    parser.add_argument(
-        "--calibration",
-        required=True,
-        nargs="+",
-        type=Path,
-        metavar="IMG_OR_DIR",
-        help="pictures, or folders of pictures, whose activations set the integer scales",
-    )
+    for name in ("--checkpoint", "--calibration"):
+        add_flag(parser, name, required=True)
     parser.add_argument(
         "--observer",
         choices=OBSERVERS,
@@ -95,21 +80,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default=default,
             help=f"{what} (default: {'yes' if default else 'no'})",
         )
-    add_image_size(parser, "the checkpoint's")
-    parser.add_argument(
-        "--classes",
-        type=Path,
-        metavar="FILE",
-        help="JSON file of class names and colours (default: classes.json in DIR, if it exists)",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="the model to write, *.safetensors",
-    )
+    for name in ("--image-size", "--classes"):
+        add_flag(parser, name)
+    add_output(parser, "the model to write, *.safetensors")
     add_common_arguments(parser)
 
 

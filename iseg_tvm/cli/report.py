@@ -3,13 +3,8 @@
 import argparse
 from pathlib import Path
 
-from iseg_tvm.cli.common import (
-    add_common_arguments,
-    log,
-    positive_int,
-    print_generated,
-    progress_bar,
-)
+from iseg_tvm.cli.common import log, print_generated, progress_bar
+from iseg_tvm.cli.flags import add_common_arguments, add_flag, add_output
 
 SUMMARY = "compare an integer model with its checkpoint, layer by layer, in one HTML page"
 EXAMPLES = """\
@@ -25,12 +20,8 @@ noise, saturation, range and histograms before and after.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument(
-        "--checkpoint", required=True, type=Path, metavar="DIR", help="folder of the float model"
-    )
-    parser.add_argument(
-        "--model", required=True, type=Path, metavar="FILE", help="integer model made from it"
-    )
+    add_flag(parser, "--checkpoint", required=True)
+    add_flag(parser, "--model", required=True)
     parser.add_argument(
         "--images",
         required=True,
@@ -39,12 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMG_OR_DIR",
         help="pictures, or folders of pictures",
     )
-    parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="CPU threads (default: PyTorch's)"
-    )
-    parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="FILE", help="the page, *.html"
-    )
+    add_flag(parser, "--threads")
+    add_output(parser, "the page to write, *.html")
     add_common_arguments(parser)
 
 

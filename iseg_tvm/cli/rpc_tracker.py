@@ -1,16 +1,17 @@
-"""``iseg-tvm rpc_tracker``: where boards register and clients ask for one."""
+"""``iseg-tvm rpc-tracker``: where boards register and clients ask for one."""
 
 import argparse
 import logging
 
-from iseg_tvm.cli.common import add_bind_arguments, add_common_arguments, log
+from iseg_tvm.cli.common import log, print_address
+from iseg_tvm.cli.flags import add_bind_arguments, add_common_arguments
 
 SUMMARY = "run a tracker: boards register there, clients ask it for a free one"
 EXAMPLES = """\
 For boards that come in through ssh (docs/boards.md), or on this machine:
-  iseg-tvm rpc_tracker
+  iseg-tvm rpc-tracker
 In a network you trust, and only there:
-  iseg-tvm rpc_tracker --host 192.168.1.10 --i-know
+  iseg-tvm rpc-tracker --host 192.168.1.10 --i-know
 """
 DEFAULT_PORT = 9190
 
@@ -30,8 +31,7 @@ def run(args: argparse.Namespace) -> int:
     with listen(args.host, args.port) as listener:
         address = Address(args.host, listener.getsockname()[1])
         log(args, notice)
-        # Scripts wait for this line and read the port from it.
-        print(f"tracker at {address}", flush=True)
+        print_address(args, "tracker", address)
         logging.getLogger("RPCTracker").setLevel(logging.WARNING)
         run_tracker(listener)
     return 0

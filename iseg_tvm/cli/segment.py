@@ -2,18 +2,12 @@
 
 import argparse
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iseg_tvm.cli.common import (
-    add_common_arguments,
-    log,
-    positive_int,
-    print_generated,
-    progress_bar,
-)
+from iseg_tvm.cli.common import log, print_generated, print_table, progress_bar
+from iseg_tvm.cli.flags import add_common_arguments, add_flag, add_output
 
 if TYPE_CHECKING:
     from iseg_tvm.overlay import ClassShare
@@ -21,9 +15,9 @@ if TYPE_CHECKING:
 SUMMARY = "segment a photo with a bundle: overlay picture, index mask, latency"
 EXAMPLES = """\
 Draw the classes over a photo:
-  iseg-tvm segment photo.jpg --bundle bundle/ --out overlay.png
+  iseg-tvm segment photo.jpg --bundle bundle/ -o overlay.png
 Also write the map itself (pixel value = class), and time 50 runs on one thread:
-  iseg-tvm segment photo.jpg --bundle bundle/ --out overlay.png --mask mask.png \\
+  iseg-tvm segment photo.jpg --bundle bundle/ -o overlay.png --mask mask.png \\
       --threads 1 --repeat 50
 
 The photo may have any size: it is resized to the bundle's, and the map back to the photo's.
@@ -43,21 +37,8 @@ def _alpha(text: str) -> float:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
     parser.add_argument("photo", type=Path, metavar="PHOTO", help="picture to segment")
-    parser.add_argument(
-        "--bundle",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="compiled model, made by `iseg-tvm compile`",
-    )
-    parser.add_argument(
-        "-o",
-        "--out",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="overlay picture to write (PNG, JPEG, ...)",
-    )
+    add_flag(parser, "--bundle", required=True)
+    add_output(parser, "overlay picture to write (PNG, JPEG, ...)")
     parser.add_argument("--mask", type=Path, metavar="FILE", help="index PNG to write as well")
     parser.add_argument(
         "--alpha",
@@ -66,15 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A",
         help="weight of the colours in the overlay, 0 to 1 (default: %(default)s)",
     )
-    parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="CPU threads (default: all CPUs)"
-    )
-    parser.add_argument(
-        "--repeat",
-        type=positive_int,
-        metavar="N",
-        help="time N runs after one to warm up, and print a table",
-    )
+    add_flag(parser, "--threads")
+    add_flag(parser, "--repeat", help="time N runs after one to warm up, and print a table")
     add_common_arguments(parser)
 
 
@@ -82,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
     """Segment; return the exit status."""
     from iseg_tvm import images, overlay, runtime
 
-    outputs = [path for path in (args.out, args.mask) if path is not None]
-    images.check_output_name(args.out)
+    outputs = [path for path in (args.output, args.mask) if path is not None]
+    images.check_output_name(args.output)
     if args.mask is not None:
         images.check_mask_name(args.mask)
     photo = images.load_photo(args.photo)
@@ -101,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         )
     class_map = images.resize_class_map(class_map, (photo.height, photo.width))
     picture = overlay.draw_overlay(photo, class_map, manifest.classes, manifest.palette, args.alpha)
-    images.save_image(picture, args.out)
+    images.save_image(picture, args.output)
     if args.mask is not None:
         images.save_mask(class_map, manifest.palette, args.mask)
     shares = overlay.class_shares(class_map, manifest.classes)
@@ -144,19 +118,11 @@ def _latency(times_ms: Sequence[float]) -> dict[str, float | int]:
 def _print_shares(shares: Sequence["ClassShare"]) -> None:
     from iseg_tvm.overlay import share_text
 
-    width = max(len(share.name) for share in shares)
-    for share in shares:
-        print(f"{share.name:<{width}}  {share_text(share.share):>7}")
+    print_table(("class", "share"), [(share.name, share_text(share.share)) for share in shares])
 
 
 def _print_latency(times_ms: Sequence[float], title: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     print(f"\nLatency in ms: {title}")
-    table = Table()
     latency = _latency(times_ms)
-    for name in latency:
-        table.add_column(name, justify="right")
-    table.add_row(*(str(v) if isinstance(v, int) else f"{v:.2f}" for v in latency.values()))
-    Console(file=sys.stdout).print(table)
+    figures = [str(v) if isinstance(v, int) else f"{v:.2f}" for v in latency.values()]
+    print_table(tuple(latency), [figures], left=0)

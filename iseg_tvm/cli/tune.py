@@ -1,22 +1,26 @@
 """``iseg-tvm tune``: measure how the kernels of a model are best blocked for one kind of CPU."""
 
 import argparse
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iseg_tvm.cli.common import (
+from iseg_tvm.cli.common import log, print_generated, print_table
+from iseg_tvm.cli.flags import (
     add_common_arguments,
-    add_image_size,
-    log,
+    add_flag,
+    add_key,
+    add_output,
+    add_tracker,
     positive_int,
-    print_generated,
 )
+from iseg_tvm.cli.inputs import tracker_address
 
 if TYPE_CHECKING:
     from iseg_tvm.artifact import QuantizedModel
     from iseg_tvm.targets import TargetSpec
     from iseg_tvm.tuning.device import DeviceSpec
+    from iseg_tvm.tuning.run import TunedTask
 
 SUMMARY = "find the fastest blocking of a model's kernels by measuring (TVM MetaSchedule)"
 EXAMPLES = """\
@@ -26,7 +30,7 @@ A model of the paper with random weights (only shapes count), and going on when 
   iseg-tvm tune --target x86-vnni --architecture seg_tiny_mask --trials 400
   iseg-tvm tune --target x86-vnni --architecture seg_tiny_mask --trials 400 --resume
 
-Two Raspberry Pi 4 that are registered at a tracker (see iseg-tvm rpc_server):
+Two Raspberry Pi 4 that are registered at a tracker (docs/boards.md):
   iseg-tvm tune --target rpi4 --model model.safetensors --tracker 192.168.1.20:9190 --key rpi4
 
 `iseg-tvm compile` then finds the log by target and shape.
@@ -37,30 +41,22 @@ _LOCAL_SECONDS, _BOARD_SECONDS = 60, 240
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's flags."""
-    parser.add_argument(
-        "--target",
-        default="native",
-        metavar="NAME",
-        help="a target's name, or a target file (*.toml) of your own (default: %(default)s)",
-    )
+    add_flag(parser, "--target", default="native")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--model", type=Path, metavar="FILE", help="integer model (*.safetensors) to tune for"
-    )
+    add_flag(source, "--model")
     source.add_argument(
         "--architecture",
         metavar="NAME",
         help="a model of the paper with random weights, such as seg_tiny_mask",
     )
-    add_image_size(parser, "the model's")
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
+    add_flag(parser, "--image-size")
+    add_output(
+        parser,
+        "folder of the log (default: tuning_logs/TARGET/MODEL_HEIGHTxWIDTH)",
         metavar="DIR",
-        help="folder of the log (default: tuning_logs/TARGET/MODEL_HEIGHTxWIDTH)",
+        required=False,
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the log in that folder")
+    add_flag(parser, "--resume", help="go on with the log in that folder")
     parser.add_argument(
         "--only",
         action="append",
@@ -69,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tune only kernels whose names contain this; may be repeated",
     )
     _add_search_arguments(parser.add_argument_group("search"))
-    _add_board_arguments(parser.add_argument_group("boards"))
+    _add_board_arguments(parser.add_argument_group("boards (default: this machine)"))
     add_common_arguments(parser)
 
 
@@ -87,32 +83,18 @@ def _add_search_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--task-seconds", type=positive_int, metavar="S", help="longest time for one kernel"
     )
-    group.add_argument(
+    add_flag(
+        group,
         "--timeout",
-        type=positive_int,
-        metavar="S",
         help=f"longest time for one candidate (default: {_LOCAL_SECONDS}, boards {_BOARD_SECONDS})",
     )
-    group.add_argument(
-        "--seed", type=int, default=0, help="of search and data (default: %(default)s)"
-    )
-    group.add_argument(
-        "--threads", type=positive_int, metavar="N", help="of the kernels here (default: all CPUs)"
-    )
+    add_flag(group, "--seed")
+    add_flag(group, "--threads")
 
 
 def _add_board_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--tracker",
-        default=os.environ.get("TVM_TRACKER_HOST") and ":".join(
-            (os.environ["TVM_TRACKER_HOST"], os.environ.get("TVM_TRACKER_PORT", "9190"))
-        ),
-        metavar="HOST:PORT",
-        help="measure on all boards of a tracker, not on this machine",
-    )
-    group.add_argument(
-        "--key", metavar="KEY", help="kind of board at the tracker (default: the target's)"
-    )
+    add_tracker(group)
+    add_key(group)
     group.add_argument(
         "--emulated", action="store_true", help="say in the log that the boards are emulated"
     )
@@ -127,9 +109,9 @@ def run(args: argparse.Namespace) -> int:
     height, width = model.input_size
     folder = args.output or Path("tuning_logs") / target.name / f"{name}_{height}x{width}"
     log(args, f"Tuning {name} at {height} x {width} pixels for {target.name}; log: {folder}")
-    from iseg_tvm.tuning.run import Options, table, tune
+    from iseg_tvm.tuning.run import Options, tune
 
-    timeout = args.timeout or (_BOARD_SECONDS if args.tracker else _LOCAL_SECONDS)
+    timeout = args.timeout or (_LOCAL_SECONDS if args.tracker is None else _BOARD_SECONDS)
     options = Options(
         trials=args.trials,
         budget_seconds=args.budget_seconds,
@@ -150,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         report=lambda line: log(args, line),
     )
     if not args.json:
-        print("\n".join(table(rows)))
+        _print(rows)
     print_generated(args, {"target": target.name, "tasks": [row.to_dict() for row in rows]}, folder)
     return 0
 
@@ -176,14 +158,13 @@ def _devices(
     """Every board that is registered under the key; without a tracker the machine itself."""
     from iseg_tvm.errors import IsegError
     from iseg_tvm.host_cpu import check_host, usable_cpus
-    from iseg_tvm.network import parse_address
     from iseg_tvm.remote.tracker import TrackerClient
     from iseg_tvm.tuning.device import DeviceSpec
 
-    if not args.tracker:
+    tracker, key = tracker_address(args), args.key or target.rpc_key
+    if tracker is None:
         check_host(target.arch, target.features, what=f"tuning for {target.name} without boards")
         return (DeviceSpec(threads=args.threads or len(usable_cpus())),)
-    tracker, key = parse_address(args.tracker), args.key or target.rpc_key
     if not key:
         raise IsegError(f"the target {target.name} has no board key of its own", "give --key")
     with TrackerClient(tracker) as client:
@@ -193,6 +174,27 @@ def _devices(
         DeviceSpec(tracker=tracker, key=key, call_seconds=timeout / 4, number=number + 1)
         for number in range(max(count, 1))
     )
+
+
+def _print(rows: "Sequence[TunedTask]") -> None:
+    """Print the table of kernels, the model's sums last."""
+    columns = ("kernel", "schedule", "calls", "default ms", "best ms", "gain")
+    lines, sums = [], [0.0, 0.0]
+    for row in rows:
+        if row.default_ms is None or row.best_ms is None:
+            lines.append((row.name, "not measured", str(row.calls), "", "", ""))
+            continue
+        sums[0] += row.calls * row.default_ms
+        sums[1] += row.calls * row.best_ms
+        chosen = " ".join(f"{name}={value}" for name, value in (row.schedule or {}).items())
+        lines.append((row.name, chosen, str(row.calls), *_gain(row.default_ms, row.best_ms)))
+    if sums[1]:
+        lines.append(("all calls", "", "", *_gain(*sums)))
+    print_table(columns, lines, left=2)
+
+
+def _gain(default_ms: float, best_ms: float) -> tuple[str, str, str]:
+    return f"{default_ms:.4f}", f"{best_ms:.4f}", f"{default_ms / max(best_ms, 1e-9):.2f}x"
 
 
 def _flags(args: argparse.Namespace) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from iseg_tvm.evaluation.metrics import Metrics, compute_metrics, confusion_matr
 from iseg_tvm.evaluation.state import State, load_state, save_state
 from iseg_tvm.evaluation.windows import Engine, Settings, predict
 
+KIND, FORMAT_VERSION = "iseg-tvm evaluation", 1
 SAVE_EVERY = 20  # images between two writes of the state
 
 Progress = Callable[[str, int, int], None]
@@ -47,6 +48,8 @@ class Result:
         """Return JSON values; not-a-number becomes None."""
         metrics = self.metrics
         values: dict[str, Any] = {
+            "kind": KIND,
+            "format_version": FORMAT_VERSION,
             **self.about,
             "images": self.images,
             "mean_iou": _number(metrics.mean_iou),

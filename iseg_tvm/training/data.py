@@ -125,7 +125,7 @@ class Batches:
                 return read_sample(samples[index])
             except UnreadableFileError as error:
                 self.skipped.setdefault(samples[index].name, error.message)
-        raise IsegError(f"none of the {len(samples)} samples can be read", "check --data")
+        raise IsegError(f"none of the {len(samples)} samples can be read", "check --root")
 
 
 def first_photo(dataset: Dataset) -> Image.Image:
@@ -141,7 +141,7 @@ def first_photo(dataset: Dataset) -> Image.Image:
             return load_photo(sample.image)
         except IsegError:
             continue
-    raise IsegError(f"no picture in {dataset.root} can be read", "check --data")
+    raise IsegError(f"no picture in {dataset.root} can be read", "check --root")
 
 
 def patch_shares(targets: npt.NDArray[np.int16], num_classes: int, patch: int) -> Tensor:

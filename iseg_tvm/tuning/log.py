@@ -17,9 +17,16 @@ from iseg_tvm.build import git_commit
 from iseg_tvm.errors import IsegError
 from iseg_tvm.files import atomic_write
 from iseg_tvm.host_cpu import read_host_cpu
-from iseg_tvm.schedules import PROVENANCE, RECORDS, WORKLOADS, open_log
-
-SUMMARY, FAILURES = "summary.json", "failures.jsonl"
+from iseg_tvm.schedules import open_log
+from iseg_tvm.tuning_files import (
+    FAILURES,
+    FORMAT_VERSION,
+    PROVENANCE,
+    RECORDS,
+    SUMMARY,
+    WORKLOADS,
+    read_sessions,
+)
 
 
 class TuningLog:
@@ -55,11 +62,9 @@ class TuningLog:
 
     def add_session(self, session: Mapping[str, Any]) -> None:
         """Add a run to the provenance, before its first measurement."""
-        path = self.folder / PROVENANCE
-        sessions = []
-        if path.is_file():
-            sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"]
-        _write_json(path, {"sessions": [*sessions, dict(session)]})
+        sessions = [*read_sessions(self.folder), dict(session)]
+        values = {"format_version": FORMAT_VERSION, "sessions": sessions}
+        _write_json(self.folder / PROVENANCE, values)
 
     def write_summary(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the table of tasks that people read; `compile` reads the records."""

@@ -114,27 +114,6 @@ class TunedTask:
         }
 
 
-def table(rows: Sequence[TunedTask]) -> list[str]:
-    """Lines of a table for people, the model's sums last."""
-    lines = [f"{'kernel':<44}{'calls':>6}{'default':>10}{'best':>10}{'gain':>7}  schedule"]
-    sums = [0.0, 0.0]
-    for row in rows:
-        if row.default_ms is None or row.best_ms is None:
-            lines.append(f"{row.name:<44}{row.calls:>6}{'not measured':>20}")
-            continue
-        sums[0] += row.calls * row.default_ms
-        sums[1] += row.calls * row.best_ms
-        chosen = " ".join(f"{name}={value}" for name, value in (row.schedule or {}).items())
-        lines.append(
-            f"{row.name:<44}{row.calls:>6}{row.default_ms:>10.4f}{row.best_ms:>10.4f}"
-            f"{row.default_ms / max(row.best_ms, 1e-9):>6.2f}x  {chosen}"
-        )
-    if sums[1]:
-        gain = sums[0] / sums[1]
-        lines.append(f"{'all calls, ms':<50}{sums[0]:>10.3f}{sums[1]:>10.3f}{gain:>6.2f}x")
-    return lines
-
-
 def tune(
     model: QuantizedModel,
     target: TargetSpec,

@@ -16,9 +16,10 @@ import pytest
 
 from iseg_tvm.artifact import QuantizedModel, load_model, save_model
 from iseg_tvm.network import Address
-from iseg_tvm.schedules import PROVENANCE, load_schedules
+from iseg_tvm.schedules import load_schedules
 from iseg_tvm.targets import load_target
 from iseg_tvm.tuning.tasks import extract_tasks
+from iseg_tvm.tuning_files import PROVENANCE
 from tests.arm.boards import BOARDS, make_sysroot
 from tests.arm.test_rpc import board_server
 from tests.arm.userspace import UserSpace

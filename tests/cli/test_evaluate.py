@@ -194,15 +194,19 @@ def test_skipped_files_are_named_and_fail_only_strict_runs(
 def test_resume(
     models: tuple[Path, Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state, flags = tmp_path / "state.json", ("-q", "--json")
+    out = tmp_path / "result.json"
+    flags = ("-q", "--json", "-o", out)
     assert evaluate(data, "--model", models[1], *flags) == 0
     expected = capsys.readouterr().out
-    assert evaluate(data, "--model", models[1], *flags, "--resume", state, "--limit", 1) == 0
+    assert evaluate(data, "--model", models[1], *flags, "--limit", 1) == 0  # starts again
+    assert json.loads((tmp_path / "result.json.state").read_text())["done"] == 1
     capsys.readouterr()
-    assert evaluate(data, "--model", models[1], *flags, "--resume", state) == 0
+    assert evaluate(data, "--model", models[1], *flags, "--resume") == 0
     assert capsys.readouterr().out == expected
-    assert evaluate(data, "--checkpoint", models[0], *flags, "--resume", state) == 2
+    assert evaluate(data, "--checkpoint", models[0], *flags, "--resume") == 2
     assert "belongs to another model" in capsys.readouterr().err
+    assert evaluate(data, "--model", models[1], "-o", tmp_path / "b.json", "--resume") == 2
+    assert "b.json.state does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -217,7 +221,7 @@ def test_resume(
         (("--whole-image", "--stride", "4", "4"), "--whole-image takes neither"),
         (("--stride", "20", "4"), "stride 20 4 leaves gaps"),
         (("--dataset", "ade20k", "--ignore-label", "0"), "own ignored label"),
-        (("--resume", "{data}/images/0.png"), "is no state"),
+        (("--resume",), "--resume needs -o FILE"),
     ],
 )
 def test_bad_requests(

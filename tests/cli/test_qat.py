@@ -35,7 +35,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def qat(checkpoint: Path, data: Path, out: Path, *more: object) -> int:
-    flags = ["--checkpoint", checkpoint, "--data", data, "-o", out, "--batch", 2, *more]
+    flags = ["--checkpoint", checkpoint, "--root", data, "-o", out, "--batch", 2, *more]
     return main(["qat", *map(str, flags)])
 
 
@@ -80,7 +80,7 @@ def test_damaged_files_are_named_and_fail_only_strict_runs(
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (("--data", "nowhere"), "data set folder nowhere does not exist"),
+        (("--root", "nowhere"), "data set folder nowhere does not exist"),
         (("--dataset", "coco"), "unknown data set 'coco'"),
         (("--window", "6", "8"), "a window of 6 x 8 is no multiple of the patch"),
         (("--weight-bits", "1"), "--weight-bits 1 is outside [2, 8]"),

@@ -24,4 +24,4 @@ def test_bad_tracker_address(capsys: pytest.CaptureFixture[str]) -> None:
 def test_bad_port(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["rpc_tracker", "--port", "70000"])
-    assert "is not a port" in capsys.readouterr().err
+    assert "is not a whole number from 0 to 65535" in capsys.readouterr().err

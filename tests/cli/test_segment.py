@@ -45,7 +45,8 @@ def test_overlay_and_mask(
     assert (class_map[:, :4] == 0).all()
     assert (class_map[:, 7:] == 2).all()
     dark = 100 * np.mean(class_map == 0)
-    assert ["dark", f"{dark:.1f}", "%"] in [line.split() for line in lines]
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+    assert ["dark", f"{dark:.1f} %"] in cells
     with Image.open(out) as image:
         assert image.width > 12
         assert image.getpixel((0, 0)) == (0, 0, 0)

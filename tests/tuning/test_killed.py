@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from iseg_tvm.schedules import PROVENANCE, RECORDS
+from iseg_tvm.tuning_files import PROVENANCE, RECORDS
 
 _SECONDS = 120.0
 
