@@ -9,18 +9,12 @@ from pathlib import Path
 import pytest
 
 from iseg_tvm.errors import IsegError
-from iseg_tvm.schedules import (
-    PROVENANCE,
-    RECORDS,
-    WORKLOADS,
-    TunedSchedules,
-    load_schedules,
-    open_log,
-)
+from iseg_tvm.schedules import TunedSchedules, load_schedules, open_log
 from iseg_tvm.targets import TargetSpec
-from iseg_tvm.tuning.log import SUMMARY, TuningLog, repair
+from iseg_tvm.tuning.log import TuningLog, repair
 from iseg_tvm.tuning.run import TunedTask
 from iseg_tvm.tuning.tasks import Task
+from iseg_tvm.tuning_files import PROVENANCE, RECORDS, SUMMARY, WORKLOADS
 from tests.tuning.conftest import TRIALS
 
 Tuned = tuple[Path, list[TunedTask]]

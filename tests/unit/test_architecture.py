@@ -14,7 +14,7 @@ SHIMS = {"iseg_tvm.__main__"} | {
     f"iseg_tvm.{name}"
     for name in (
         "quantize", "compile", "segment", "evaluate", "bench", "info", "deploy", "rpc_tracker",
-        "rpc_server", "tune", "qat", "report", "import_ivit",
+        "rpc_server", "tune", "qat", "report", "import_ivit", "doctor",
     )
 }
 
