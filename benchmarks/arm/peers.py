@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.arm.kernels import Shape, operands
+from benchmarks.arm.kernels import Shape, linear
 from iseg_tvm.errors import IsegError
 from iseg_tvm.files import atomic_dir
 from tests.arm.userspace import PLATFORMS
@@ -81,7 +81,7 @@ def _onnx_model(nodes: list[Any], constants: dict[str, np.ndarray], shape: Shape
 def _write_matmul_integer(shape: Shape, folder: Path, site: Path) -> None:
     import onnx
 
-    given = operands(shape)
+    given = linear(shape).tensors
     node = onnx.helper.make_node("MatMulInteger", ["x", "w"], ["y"])
     constants = {"w": np.ascontiguousarray(given["weight"].T)}
     onnx.save(_onnx_model([node], constants, shape, onnx.TensorProto.INT32), folder / "model.onnx")
@@ -91,7 +91,7 @@ def _write_matmul_integer(shape: Shape, folder: Path, site: Path) -> None:
 def _write_qlinear_matmul(shape: Shape, folder: Path, site: Path) -> None:
     import onnx
 
-    given, columns = operands(shape), shape[2]
+    given, columns = linear(shape).tensors, shape[2]
     zeros = np.zeros(columns, np.int8)
     constants = {
         "w": np.ascontiguousarray(given["weight"].T),
@@ -116,7 +116,7 @@ def _write_fully_connected(shape: Shape, folder: Path, site: Path) -> None:
         schema = _load_schema(site)
     finally:
         sys.path.remove(str(site))
-    given, (rows, inner, columns) = operands(shape), shape
+    given, (rows, inner, columns) = linear(shape).tensors, shape
     model = schema.ModelT()
     model.version = 3
     model.buffers = [schema.BufferT() for _ in range(5)]

@@ -41,6 +41,7 @@ from iseg_tvm.kernels.shiftmax import (
     emit_normalise,
     emit_row,
     group_vectors,
+    packed_zero_weight,
     row_stride,
 )
 from iseg_tvm.kernels.tiles import emit_tiles, store_vector
@@ -87,7 +88,7 @@ class Attention:
     @property
     def keys(self) -> KeyLayout:
         """Right operand of the logits, one head."""
-        return KeyLayout(self.isa, self.tokens, self.head_width, group_vectors(self.isa))
+        return KeyLayout(self.isa, self.tokens, self.head_width, key_group(self.isa))
 
     @property
     def values(self) -> PanelLayout:
@@ -140,9 +141,9 @@ def build_attention(shape: Attention, name: str) -> PrimFunc:
 def _emit_packing(shape: Attention, qkv: Buffer) -> PackedHeads:
     """Pack keys and values, two tasks a head."""
     stride = 3 * shape.width
-    offset = 128 if shape.isa.a_dtype == "int8" else 0
     keys = allocate(shape.keys, shape.heads, True)
-    values = allocate(shape.values, shape.heads, bool(offset))
+    corrected = bool(packed_zero_weight(shape.values.isa).any())
+    values = allocate(shape.values, shape.heads, corrected)
     with T.parallel(0, 2 * shape.heads) as task:
         head = T.Bind(task // 2)
         start = T.Bind(head * shape.head_width)
@@ -150,7 +151,7 @@ def _emit_packing(shape: Attention, qkv: Buffer) -> PackedHeads:
             size = shape.tokens * stride
             emit_pack_keys(keys, head, qkv, size, start + shape.width, stride)
         with when(task % 2 == 1):
-            emit_pack_values(values, head, qkv, start + 2 * shape.width, stride, offset)
+            emit_pack_values(values, head, qkv, start + 2 * shape.width, stride)
     return PackedHeads(keys, values)
 
 
@@ -163,7 +164,7 @@ def _emit_block(
     queries = scratch(rows * keys.depth, isa.a_dtype)
     logits = scratch(rows * shape.stride, "int32")
     tops = scratch(rows * isa.lanes, "int32")
-    weights = scratch(rows * shape.stride, isa.a_dtype)
+    weights = scratch(rows * shape.stride, shape.values.isa.a_dtype)
     scale = RowScale(scratch(rows, "int16"), scratch(rows, "int32"))
     first = T.Bind(block * rows)
     present = T.Bind(T.min(shape.tokens - first, rows))
@@ -177,8 +178,8 @@ def _emit_block(
     _emit_logits(shape, queries, packed, head, present, is_last, logits, tops)
     with T.serial(0, present) as row:
         emit_row(
-            isa, shape.exponential, shape.tokens, first + row, logits, tops, row, weights,
-            (tables.dither, tables.exponential), per_head, shape.post_shift, scale,
+            shape.values.isa, shape.exponential, shape.tokens, first + row, logits, tops, row,
+            weights, (tables.dither, tables.exponential), per_head, shape.post_shift, scale,
         )  # fmt: skip
     _emit_output(shape, weights, packed, head, first, present, is_last, scale, out)
 
@@ -235,11 +236,17 @@ def _emit_output(
 def key_block(isa: Isa, block: int) -> Isa:
     """ISA with a register block for the logits: whole groups of vectors."""
     rows, vectors = divmod(block, 100)
-    return isa.with_block(rows * 100 + round_up(vectors, group_vectors(isa)))
+    return isa.with_block(rows * 100 + round_up(vectors, key_group(isa)))
+
+
+def key_group(isa: Isa) -> int:
+    """Vectors of keys whose columns interleave: none where packs work across the register."""
+    return 1 if isa.pack_lanes == isa.lanes else group_vectors(isa)
 
 
 def value_block(isa: Isa, head_width: int) -> Isa:
     """ISA with a register block for the weighted sum: taller where a head is narrow."""
+    isa = isa if isa.weighted is None else isa.weighted.with_block(isa.block)
     vectors = -(-head_width // isa.lanes)
     if 2 * vectors <= isa.vectors:
         return isa.with_block(2 * isa.rows * 100 + vectors)
@@ -267,7 +274,7 @@ def attention_space(context: LoweringContext) -> Space:
     width = columns // (3 * context.types["exp_multiplier"].shape[0])
     default = default_block_rows(key_block(isa, isa.block), width, tokens)
     others = [n for n in (4, 8, 12, 16, 24, 32, 48, 64, 96) if n < tokens]
-    blocks = [b for b in isa.blocks() if b % 100 % group_vectors(isa) == 0]
+    blocks = [b for b in isa.blocks() if b % 100 % key_group(isa) == 0]
     return {
         "block": [isa.block, *(b for b in blocks if b != isa.block)],
         "block_rows": [default, *(n for n in others if n != default)],

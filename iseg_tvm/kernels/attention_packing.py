@@ -9,6 +9,7 @@ import numpy as np
 from iseg_tvm.kernels.isa import Isa
 from iseg_tvm.kernels.micro_kernel import Accumulators, emit_micro_kernel, word_dtype
 from iseg_tvm.kernels.packing import PanelLayout, column_of, emit_pack_right, packed_order
+from iseg_tvm.kernels.shiftmax import packed_zero_weight
 from iseg_tvm.kernels.vector import (
     Buffer,
     Expr,
@@ -89,7 +90,8 @@ def emit_pack_keys(
         _emit_pack_words(layout, operand.panels, base, qkv, qkv_size, start, stride)
     else:
         emit_pack_right(layout, operand.panels, base, qkv, start, stride, 1)
-    emit_starts(operand, head, -isa.a_offset)
+    zero = np.array(isa.left_flip or (0,) * isa.k_group, np.uint8) ^ np.uint8(isa.a_offset)
+    emit_starts(operand, head, zero)
     assert operand.starts is not None
     first = head * layout.padded_columns + layout.full * isa.columns
     for lane, column in enumerate(packed_tail(layout).tolist()):
@@ -111,22 +113,23 @@ def _emit_pack_words(
 ) -> None:  # fmt: skip
     """Move ``k_group`` values at a time."""
     isa, group = layout.isa, layout.isa.k_group
-    dtype = f"int{8 * group}"
-    source = flat(qkv, dtype, qkv_size // group)
-    target = flat(panels, dtype, int(panels.shape[0]) // group)
+    dtype, lanes = _word(group)
+    unit = group // lanes
+    source = flat(qkv, dtype, qkv_size // unit)
+    target = flat(panels, dtype, int(panels.shape[0]) // unit)
     steps = layout.depth // group
 
     def panel(index: Expr, width: int, real: int) -> None:
-        first = T.Bind((base + layout.offset(index)) // group)
+        first = T.Bind((base + layout.offset(index)) // unit)
         with T.serial(0, width) as n:
             inside = T.Bind(column_of(layout, n))
             column = index * isa.columns + inside
-            begin = T.Bind((start + column * stride) // group)
+            begin = T.Bind((start + column * stride) // unit)
             with T.serial(0, steps) as k:
-                word = source[begin + k]
+                word = load(source, begin + k * lanes, lanes)
                 if real < width:
-                    word = T.if_then_else(inside < real, word, T.IntImm(dtype, 0))
-                store(target, first + k * width + n, word, 1)
+                    word = T.if_then_else(inside < real, word, splat(0, dtype, lanes))
+                store(target, first + (k * width + n) * lanes, word, lanes)
 
     if layout.full:
         with T.serial(0, layout.full) as p:
@@ -135,13 +138,18 @@ def _emit_pack_words(
         panel(T.int32(layout.full), layout.tail, layout.columns % isa.columns)
 
 
+def _word(size: int) -> tuple[str, int]:
+    """Type and lanes of ``size`` bytes: one integer, or as many of the largest as it takes."""
+    largest = min(size, 8)
+    return f"int{8 * largest}", size // largest
+
+
 def emit_pack_values(
-    operand: PackedOperand, head: Expr, qkv: Buffer, start: Expr, stride: int, factor: int
+    operand: PackedOperand, head: Expr, qkv: Buffer, start: Expr, stride: int
 ) -> None:
     """Pack one head's values; ``qkv[start + j * stride + n]`` is column n of key j.
 
-    Accumulators start at ``factor`` times the sum of their column, the correction for weights that
-    are packed with an offset.
+    Accumulators start at the correction for weights that are packed with an offset.
     """
     layout = operand.layout
     base = T.Bind(head * layout.size)
@@ -150,7 +158,7 @@ def emit_pack_values(
     else:
         emit_pack_right(layout, operand.panels, base, qkv, start, 1, stride)
     if operand.starts is not None:
-        emit_starts(operand, head, factor)
+        emit_starts(operand, head, packed_zero_weight(layout.isa))
 
 
 def _emit_interleave(
@@ -218,34 +226,38 @@ def _pick(vectors: list[Expr], lanes: list[int]) -> Expr:
     return T.Bind(T.Shuffle(vectors, [T.int32(lane) for lane in lanes]))
 
 
-def emit_starts(operand: PackedOperand, head: Expr, factor: int) -> None:
-    """``starts[n] = factor * sum_k panel[n, k]`` for every lane of a head's panels."""
-    layout, isa = operand.layout, operand.layout.isa
-    group = isa.k_group
-    ones = T.IntImm(word_dtype(isa), _ones(isa))
-    widths = [(0, layout.full, isa.columns)] if layout.full else []
+def emit_starts(operand: PackedOperand, head: Expr, zero: np.ndarray) -> None:
+    """Let a head's accumulators start where a left row of zeros ends at 0.
+
+    ``zero``, uint8 (k_group,), is a group of zeros in the left-operand format; it differs from 0
+    where packed values have an offset or flipped bits.
+    """
+    layout, isa, starts = operand.layout, operand.layout.isa, operand.starts
+    assert starts is not None
+    first = head * layout.padded_columns
+    if not zero.any():
+        with T.serial(0, layout.padded_columns) as n:
+            store(starts, first + n, T.int32(0), 1)
+        return
+    steps = layout.depth // isa.k_group
+    zeros = scratch(isa.row_group * layout.depth, isa.a_dtype)
+    words = flat(zeros, word_dtype(isa), isa.row_group * steps)
+    values = flat(zeros, "int32", isa.row_group * layout.depth // 4)
+    with T.serial(0, isa.row_group * steps) as group:
+        for i, word in enumerate(zero.view(np.int32).tolist()):
+            store(values, group * (isa.k_group // 4) + i, T.int32(word), 1)
+
+    def panel(index: Expr, width: int) -> None:
+        (product,) = emit_micro_kernel(
+            isa, isa.dot, words, T.int32(0), steps, 1, operand.panels,
+            head * layout.size + layout.offset(index), width, layout.depth,
+        )  # fmt: skip
+        for v in range(0, width, isa.lanes):
+            value = splat(0, "int32", isa.lanes) - load(product, v, isa.lanes)
+            store(starts, first + index * isa.columns + v, value, isa.lanes)
+
+    if layout.full:
+        with T.serial(0, layout.full) as index:
+            panel(index, isa.columns)
     if layout.tail:
-        widths.append((layout.full, 1, layout.tail))
-    base, first = head * layout.size, head * layout.padded_columns
-    for panel, count, width in widths:
-        with T.serial(0, count) as p, T.serial(0, width // isa.lanes) as v:
-            total = scratch(isa.lanes, "int32")
-            store(total, 0, splat(0, "int32", isa.lanes), isa.lanes)
-            if factor:
-                start = T.Bind(
-                    base + layout.offset(panel + p) + v * (isa.lanes * group)
-                )
-                with T.serial(0, layout.depth // group) as k:
-                    size = isa.lanes * group
-                    right = operand.panels[T.ramp(start + k * (width * group), 1, size)]
-                    store(total, 0, isa.dot(load(total, 0, isa.lanes), ones, right), isa.lanes)
-            value = load(total, 0, isa.lanes) * splat(factor, "int32", isa.lanes)
-            place = first + (panel + p) * isa.columns + v * isa.lanes
-            assert operand.starts is not None
-            store(operand.starts, place, value, isa.lanes)
-
-
-def _ones(isa: Isa) -> int:
-    """A left word of ``k_group`` ones."""
-    bits = {"int16": 16, "int8": 8, "uint8": 8}[isa.a_dtype]
-    return sum(1 << (bits * j) for j in range(isa.k_group))
+        panel(T.int32(layout.full), layout.tail)

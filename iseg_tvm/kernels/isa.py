@@ -68,6 +68,8 @@ class Isa:
     tile_unit : unit that computes the products in place of ``dot``, in blocks of whole tiles
     choices : register blocks worth trying where ``registers`` does not tell
     attention : record for attention's products, where their layouts differ from those of layers
+    weighted : in such a record, that of the product of weights and values, where it differs
+    left_flip : bits flipped in each of ``k_group`` packed left values, as ``dot`` wants them
     """
 
     name: str
@@ -99,6 +101,8 @@ class Isa:
     tile_unit: TileUnit | None = None
     choices: tuple[int, ...] = ()
     attention: Isa | None = None
+    weighted: Isa | None = None
+    left_flip: tuple[int, ...] = ()
 
     @property
     def lanes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from iseg_tvm.kernels.isa import Isa
@@ -18,6 +19,7 @@ from iseg_tvm.kernels.micro_kernel_arm import (
     emit_lane_kernel,
     emit_matrix_kernel,
     emit_reducing_kernel,
+    emit_row_lane_kernel,
 )
 from iseg_tvm.kernels.vector import Buffer, Expr, T, cast, load, reinterpret, splat
 
@@ -128,6 +130,20 @@ def _neon_weight_dot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
     return _add_neighbours(accumulator, low + high)
 
 
+_UPPER_HALF = (0,) * 8 + (255,) * 8
+
+
+def _neon_flipped_dot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
+    """``smull``, ``smlsl2``, one ``sadalp``, for any int8 values.
+
+    The upper half of ``left`` is packed as ~a = -a - 1 (``_UPPER_HALF``), so that a product is
+    subtracted instead of added: 16384 + 16256 fits an int16 lane, 2 * 16384 would not. The
+    result is short of the right values beside the upper half, which the accumulators start from.
+    """
+    low, high = _neon_products(left, right)
+    return _add_neighbours(accumulator, low - high)
+
+
 def _sdot(accumulator: Expr, left: Expr, right: Expr, lane: int) -> Expr:
     """``sdot`` by a lane: four int8 x int8 products into an int32 lane (dot-product extension)."""
     words = T.Shuffle([reinterpret(left, "int32", 4)], [T.int32(lane)] * 4)
@@ -144,30 +160,10 @@ def _smmla(accumulator: Expr, left: Expr, right: Expr) -> Expr:
     )
 
 
-def _quad_products(left: Expr, right: Expr) -> list[Expr]:
-    """``smull``: values 0 and 1 of a lane's four, then 2 and 3, as int16x8 of exact products."""
-    pairs = reinterpret(right, "int16", 8)
-    word = reinterpret(T.broadcast(left, 2), "int16", 4)
-    products = []
-    for half in range(2):
-        chosen = T.Shuffle([pairs], [T.int32(half + 2 * lane) for lane in range(4)])
-        same = T.Shuffle([word], [T.int32(half)] * 4)
-        wide = [cast(reinterpret(v, "int8", 8), "int16", 8) for v in (same, chosen)]
-        products.append(wide[0] * wide[1])
-    return products
-
-
-def _quad_dot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
-    """Any int8 values: -128 * -128 twice would not fit an int16 lane."""
-    low, high = _quad_products(left, right)
-    return _add_neighbours(_add_neighbours(accumulator, low), high)
-
-
-def _broadcast_sdot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
-    """``sdot``: four int8 x int8 products into an int32 lane (ARM dot-product extension)."""
-    quad = reinterpret(T.broadcast(left, 4), "int8", 16)
+def _usmmla(accumulator: Expr, left: Expr, right: Expr) -> Expr:
+    """``usmmla``: as ``smmla`` with uint8 on the left (i8mm extension)."""
     return T.call_llvm_pure_intrin(
-        "int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", accumulator, right, quad
+        "int32x4", "llvm.aarch64.neon.usmmla.v4i32.v16i8", accumulator, left, right
     )
 
 
@@ -177,14 +173,29 @@ _NARROW = (
 )  # fmt: skip
 _WIDE = (4, generic_multiply_wide, generic_pair_dot)
 
-# Attention packs both operands while it runs, and with these plain layouts.
+# Attention writes its weights row by row and packs the other operands while it runs.
 _ATTENTION = Isa(
-    "neon", ("neon",), 16, 4, "int8", 0, 4, 4, _quad_dot, *_NARROW, _neon_weight_sum, *_WIDE,
+    "neon", ("neon",), 16, 16, "int8", 0, 2, 2, _neon_flipped_dot, *_NARROW, _neon_weight_sum,
+    *_WIDE, micro_kernel=partial(emit_reducing_kernel, unroll=4), choices=(202, 301, 401, 501),
+    left_flip=_UPPER_HALF,
+)  # fmt: skip
+_ATTENTION_INORDER = replace(
+    _ATTENTION, name="neon_inorder", rows=4, vectors=1, choices=(401, 301, 201),
+    micro_kernel=partial(emit_reducing_kernel, unroll=2),
 )  # fmt: skip
 _ATTENTION_DOTPROD = Isa(
-    "neon_dotprod", ("neon", "dotprod"), 16, 4, "int8", 0, 6, 4, _broadcast_sdot,
+    "neon_dotprod", ("neon", "dotprod"), 16, 4, "int8", 0, 8, 2, _sdot,
     *_NARROW, _udot_weight_sum, *_WIDE,
+    micro_kernel=emit_row_lane_kernel, choices=(802, 404, 603),
 )  # fmt: skip
+_ATTENTION_I8MM = Isa(
+    "neon_i8mm", ("neon", "dotprod", "i8mm"), 16, 8, "int8", 0, 12, 2, _smmla,
+    *_NARROW, _udot_weight_sum, *_WIDE,
+    micro_kernel=emit_matrix_kernel, interleave=True, choices=(1202, 802, 404, 604),
+)  # fmt: skip
+_ATTENTION_I8MM = replace(
+    _ATTENTION_I8MM, weighted=replace(_ATTENTION_I8MM, a_dtype="uint8", dot=_usmmla)
+)
 
 FAMILIES = (
     Isa(
@@ -199,7 +210,7 @@ FAMILIES = (
         "neon_inorder", ("neon",), 16, 16, "int8", 0, 4, 1, _neon_dot,
         *_NARROW, _neon_weight_sum, *_WIDE, _neon_weight_dot,
         table_lookup=_neon_table_lookup, micro_kernel=partial(emit_reducing_kernel, unroll=2),
-        choices=(401, 301, 201), attention=_ATTENTION,
+        choices=(401, 301, 201), attention=_ATTENTION_INORDER,
     ),
     Isa(
         "neon_dotprod", ("neon", "dotprod"), 16, 4, "int8", 0, 12, 2, _sdot,
@@ -211,6 +222,6 @@ FAMILIES = (
         "neon_i8mm", ("neon", "dotprod", "i8mm"), 16, 8, "int8", 0, 12, 2, _smmla,
         *_NARROW, _udot_weight_sum, *_WIDE,
         table_lookup=_neon_table_lookup, micro_kernel=emit_matrix_kernel, interleave=True,
-        choices=(1202, 802, 803, 404, 604), attention=_ATTENTION_DOTPROD,
+        choices=(1202, 802, 803, 404, 604), attention=_ATTENTION_I8MM,
     ),
 )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from iseg_tvm.kernels.isa import Dot, Isa
-from iseg_tvm.kernels.vector import Buffer, Expr, T, flat, load, scratch, splat, store
+from iseg_tvm.kernels.vector import Buffer, Expr, T, flat, load, reinterpret, scratch, splat, store
 
 Accumulators = list[Buffer]
 Initial = Sequence[Expr] | None
@@ -84,6 +84,38 @@ def emit_lane_kernel(
     return accumulators
 
 
+def emit_row_lane_kernel(
+    isa: Isa, dot: Dot, left: Buffer, left_start: Expr, left_stride: int, rows: int,
+    right: Buffer, right_start: Expr, width: int, depth: int, initial: Initial = None,
+) -> Accumulators:  # fmt: skip
+    """``sdot`` by a lane of rows as they are: one left register holds four words of one row.
+
+    ``dot`` as in :func:`emit_lane_kernel`.
+    """
+    values, start = _bytes(isa, left), T.Bind(left_start * isa.k_group)
+    vectors, word = width // 4, isa.k_group
+    accumulators = _filled(rows, vectors, initial)
+
+    def add(k: Expr, lane: int, quads: list[Expr]) -> None:
+        columns = _vectors(right, right_start + k * (width * word), vectors)
+        for row, quad in zip(accumulators, quads, strict=True):
+            for v, column in enumerate(columns):
+                _add_to(row, 4 * v, dot, quad, column, lane)
+
+    def step(turn: Expr) -> None:
+        first = start + turn * BYTES
+        quads = [_vectors(values, first + r * left_stride * word, 1)[0] for r in range(rows)]
+        for lane in range(BYTES // word):
+            add(turn * (BYTES // word) + lane, lane, quads)
+
+    _unrolled(depth // BYTES, 1, step)
+    for k in range(depth // BYTES * BYTES // word, depth // word):
+        places = [start + (r * left_stride + k) * word for r in range(rows)]
+        words = [reinterpret(load(values, place, word), "int32", 1) for place in places]
+        add(T.int32(k), 0, [T.Bind(reinterpret(T.broadcast(w, 4), "int8", BYTES)) for w in words])
+    return accumulators
+
+
 def emit_reducing_kernel(
     isa: Isa, dot: Dot, left: Buffer, left_start: Expr, left_stride: int, rows: int,
     right: Buffer, right_start: Expr, width: int, depth: int, initial: Initial = None,
@@ -94,7 +126,7 @@ def emit_reducing_kernel(
     ``dot`` takes (accumulator, left int8x16, right int8x16) and may add a product to any lane.
     """
     values, start = _bytes(isa, left), T.Bind(left_start * isa.k_group)
-    partial = _filled(rows, width, None if initial is None else _lanes(initial))
+    partial = _filled(rows, width)
 
     def step(k: Expr) -> None:
         columns = _vectors(right, right_start + k * (width * BYTES), width)
@@ -109,18 +141,9 @@ def emit_reducing_kernel(
         for v in range(0, width, 4):
             registers = [load(row, 4 * (v + i), 4) for i in range(4)]
             low, high = (T.Bind(add_pairs(*registers[i : i + 2])) for i in (0, 2))
-            store(result, v, add_pairs(low, high), 4)
+            total = add_pairs(low, high)
+            store(result, v, total if initial is None else total + initial[v // 4], 4)
     return accumulators
-
-
-def _lanes(vectors: Sequence[Expr]) -> list[Expr]:
-    """Each lane of each vector in a register of its own, beside zeros."""
-    zero = splat(0, "int32", 4)
-    return [
-        T.Bind(T.Shuffle([vector, zero], [T.int32(i) for i in (lane, 4, 4, 4)]))
-        for vector in vectors
-        for lane in range(4)
-    ]
 
 
 def add_pairs(a: Expr, b: Expr) -> Expr:

@@ -20,6 +20,7 @@ from iseg_tvm.kernels.vector import (
     Expr,
     T,
     cast,
+    constant_vector,
     flat,
     load,
     reinterpret,
@@ -193,16 +194,26 @@ def emit_pack_left_row(
     isa: Isa, destination: Buffer, row: Expr, depth: int, source: Buffer, start: Expr, inner: int
 ) -> None:
     """Pack one row of ``inner`` consecutive int8 values at ``source[start]``."""
-    lanes = isa.vector_bytes if isa.interleave else isa.vector_bytes // 2
+    lanes = isa.vector_bytes // (1 if isa.a_dtype == "int8" else 2)
     count, tail = spans(inner, lanes)
     with T.serial(0, count) as k:
-        value = left_value(load(source, start + k * lanes, lanes), isa, lanes)
-        store_left(isa, destination, row, k * lanes, depth, value, lanes)
+        value = _flipped(isa, load(source, start + k * lanes, lanes), 0, lanes)
+        store_left(isa, destination, row, k * lanes, depth, left_value(value, isa, lanes), lanes)
     for k in range(tail, inner):
-        value = left_value(load(source, start + k, 1), isa, 1)
-        store_left(isa, destination, row, T.int32(k), depth, value, 1)
+        value = _flipped(isa, load(source, start + k, 1), k, 1)
+        store_left(isa, destination, row, T.int32(k), depth, left_value(value, isa, 1), 1)
     for k in range(inner, depth):
         store_left(isa, destination, row, T.int32(k), depth, splat(0, isa.a_dtype, 1), 1)
+
+
+def _flipped(isa: Isa, value: Expr, k: int, lanes: int) -> Expr:
+    """Apply ``left_flip`` to int8 values ``k`` to ``k + lanes``, of whole groups or of one."""
+    if not isa.left_flip:
+        return value
+    pattern = np.array(isa.left_flip, np.uint8).view(np.int8)
+    if lanes == 1:
+        return value ^ T.IntImm("int8", int(pattern[k % isa.k_group]))
+    return value ^ constant_vector(np.resize(pattern, lanes))
 
 
 def column_of(layout: PanelLayout, lane: Expr) -> Expr:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from iseg_tvm.kernels.isa import Isa
-from iseg_tvm.kernels.packing import packed_order
+from iseg_tvm.kernels.packing import packed_order, store_left
 from iseg_tvm.kernels.vector import (
     Buffer,
     Expr,
@@ -154,6 +154,7 @@ def emit_row(
     ----------
     query : its index among all tokens
     logits, tops, row : row of the block; ``tops`` holds the maxima of its lanes
+    isa : of the product with the values
     weights : where the weights go, in the left-operand format
     tables : :func:`dither_table` and :meth:`ShiftExponential.table`
     per_head : int32 scalars exp_multiplier, exp_shift, out_multiplier, out_shift
@@ -185,7 +186,8 @@ def emit_row(
         packed = values[0]
         if len(values) == 2:
             packed = T.Bind(isa.narrow_weights(values[0], values[1], 2 * lanes))
-        store(weights, start, _left(isa, packed), columns)
+        value = _left(isa, packed)
+        store_left(isa, weights, row, index * columns, stride, value, columns)
         if keep is not None:
             packed = T.Bind(packed & constant_vector(keep))
         store(sums, 0, isa.weight_sum(load(sums, 0, lanes), packed, columns), lanes)
@@ -204,12 +206,18 @@ def emit_row(
     emit_scale(T.Bind(total), out_multiplier, out_shift, post_shift, scale, row)
 
 
+def packed_zero_weight(isa: Isa) -> np.ndarray:
+    """A group of zero weights in the left-operand format, uint8 (k_group,); int8 are 128 less."""
+    flip = np.array(isa.left_flip or (0,) * isa.k_group, np.uint8)
+    return flip ^ np.uint8(128) if isa.a_dtype == "int8" else flip
+
+
 def _left(isa: Isa, packed: Expr) -> Expr:
-    """Weights in the left-operand format; int8 ones are 128 less."""
-    if isa.a_dtype != "int8":
-        return packed
-    columns = group_columns(isa)
-    return reinterpret(packed ^ splat(128, "uint8", columns), "int8", columns)
+    """Weights in the left-operand format."""
+    zero, columns = packed_zero_weight(isa), group_columns(isa)
+    if zero.any():
+        packed = packed ^ constant_vector(np.resize(zero, columns))
+    return reinterpret(packed, "int8", columns) if isa.a_dtype == "int8" else packed
 
 
 def _row_summands(isa: Isa, table: Buffer, query: Expr) -> Callable[[Expr, int], Expr]:
