@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.arm.counting import build_plugin, count
-from benchmarks.arm.kernels import SHAPES, TARGETS, Shape, compile_kernel
+from benchmarks.arm.kernels import SHAPES, TARGETS, Shape, compile_work, linear
 from benchmarks.arm.mca import CORES, cycles, inner_loop
 from benchmarks.arm.peers import PACKAGES, PEERS, prepare_site
 from benchmarks.main import run_main, write_json
@@ -46,7 +46,7 @@ def inner_loops() -> list[dict[str, Any]]:
     tool, libraries = _llvm_mca()
     rows = []
     for target, core in CORES.items():
-        loop = inner_loop(compile_kernel(target, SHAPES[0], None))
+        loop = inner_loop(compile_work(target, linear(SHAPES[0]), None))
         turn = cycles(loop, core.model, tool, libraries)
         rows.append(
             {
@@ -80,7 +80,7 @@ def instruction_counts(shapes: Sequence[Shape], peers: bool) -> list[dict[str, A
 
 def _ours(space: UserSpace, plugin: Path, cpu: str, target: str, shape: Shape) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="iseg-arm-") as name:
-        compile_kernel(target, shape, Path(name))
+        compile_work(target, linear(shape), Path(name))
         counts = count(space, plugin, cpu, "ours", Path(name)).to_dict()
     return {"cpu": cpu, "shape": shape, "engine": f"ours, {target}", "requantizes": True} | counts
 

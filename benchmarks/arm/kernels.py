@@ -54,7 +54,7 @@ def linear(shape: Shape) -> Work:
     """A layer with its requantization."""
     rows, inner, columns = shape
     random = np.random.default_rng(0)
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "x": random.integers(-128, 128, (rows, inner), dtype=np.int8),
         "weight": random.integers(-127, 128, (columns, inner), dtype=np.int8),
         "bias": random.integers(-(2**15), 2**15, columns, dtype=np.int32),
@@ -68,7 +68,7 @@ def attention(shape: AttentionShape) -> Work:
     """Attention of all heads, from q, k, v to the heads' output."""
     tokens, heads, width = shape
     random = np.random.default_rng(0)
-    tensors = {
+    tensors: dict[str, np.ndarray] = {
         "qkv": random.integers(-128, 128, (tokens, 3 * heads * width), dtype=np.int8),
         "exp_multiplier": random.integers(2**14, 2**15, heads, dtype=np.int16),
         "exp_shift": np.full(heads, 7, np.int8),

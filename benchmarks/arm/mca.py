@@ -24,7 +24,10 @@ from pathlib import Path
 from iseg_tvm.errors import IsegError
 
 ITERATIONS = 200
-_PRODUCTS = {"smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8, "sdot": 16, "smmla": 32}
+_PRODUCTS = {
+    **dict.fromkeys(("smull", "smull2", "smlal", "smlal2", "smlsl", "smlsl2"), 8),
+    "sdot": 16, "smmla": 32, "usmmla": 32,
+}  # fmt: skip
 _BRANCH = re.compile(r"(b\.\w+|cbn?z\s+\w+,|tbn?z\s+\w+,\s*#\d+,)\s*(\.L\w+)")
 
 

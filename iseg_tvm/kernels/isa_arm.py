@@ -180,16 +180,15 @@ _ATTENTION = Isa(
     left_flip=_UPPER_HALF,
 )  # fmt: skip
 _ATTENTION_INORDER = replace(
-    _ATTENTION, name="neon_inorder", rows=4, vectors=1, choices=(401, 301, 201),
-    micro_kernel=partial(emit_reducing_kernel, unroll=2),
-)  # fmt: skip
+    _ATTENTION, name="neon_inorder", rows=3, vectors=1, choices=(401, 301, 201)
+)
 _ATTENTION_DOTPROD = Isa(
     "neon_dotprod", ("neon", "dotprod"), 16, 4, "int8", 0, 8, 2, _sdot,
     *_NARROW, _udot_weight_sum, *_WIDE,
     micro_kernel=emit_row_lane_kernel, choices=(802, 404, 603),
 )  # fmt: skip
 _ATTENTION_I8MM = Isa(
-    "neon_i8mm", ("neon", "dotprod", "i8mm"), 16, 8, "int8", 0, 12, 2, _smmla,
+    "neon_i8mm", ("neon", "dotprod", "i8mm"), 16, 8, "int8", 0, 8, 2, _smmla,
     *_NARROW, _udot_weight_sum, *_WIDE,
     micro_kernel=emit_matrix_kernel, interleave=True, choices=(1202, 802, 404, 604),
 )  # fmt: skip
@@ -207,9 +206,9 @@ FAMILIES = (
     # Fewer values at once: without register renaming, LLVM orders the block above for latency and
     # spills. Of the blocks and scheduling models tried, the best on the Cortex-A53 by llvm-mca.
     Isa(
-        "neon_inorder", ("neon",), 16, 16, "int8", 0, 4, 1, _neon_dot,
+        "neon_inorder", ("neon",), 16, 16, "int8", 0, 3, 1, _neon_dot,
         *_NARROW, _neon_weight_sum, *_WIDE, _neon_weight_dot,
-        table_lookup=_neon_table_lookup, micro_kernel=partial(emit_reducing_kernel, unroll=2),
+        table_lookup=_neon_table_lookup, micro_kernel=partial(emit_reducing_kernel, unroll=4),
         choices=(401, 301, 201), attention=_ATTENTION_INORDER,
     ),
     Isa(

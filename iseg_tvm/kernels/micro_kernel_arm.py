@@ -37,19 +37,19 @@ def _add_to(buffer: Buffer, index: int, dot: Dot, *operands: Expr) -> None:
 
 
 def _unrolled(steps: int, unroll: int, step: Callable[[Expr], None]) -> None:
-    """Emit ``step(k)`` for k in [0, steps), several in one turn of the loop.
+    """Emit ``step(k)`` for k in [0, steps), at most ``unroll`` in one turn of the loop.
 
-    The turns go down to 0: LLVM then addresses both operands near a pointer, within reach of
-    ``ldp``, where for rising turns it folds one operand's size into every offset.
+    A loop of one turn would become straight code, in which LLVM loads the halves of registers.
     """
+    while unroll > 1 and steps // unroll < 2:
+        unroll //= 2
     turns = steps // unroll
     if turns:
         with T.serial(0, turns) as turn:
             for u in range(unroll):
-                step((turns - 1 - turn) * unroll + u)
+                step(turn * unroll + u)
     for k in range(turns * unroll, steps):
         step(T.int32(k))
-
 
 def _vectors(buffer: Buffer, start: Expr, count: int) -> list[Expr]:
     """Load ``count`` consecutive registers of int8."""
@@ -69,7 +69,7 @@ def emit_lane_kernel(
 
     ``dot`` takes (accumulator, left int8x16, right int8x16, lane).
     """
-    values, start = _bytes(isa, left), T.Bind(left_start * isa.k_group)
+    values, start = _bytes(isa, left), left_start * isa.k_group
     vectors, step_bytes = width // 4, isa.row_group * isa.k_group
     accumulators = _filled(rows, vectors, initial)
 
@@ -92,7 +92,7 @@ def emit_row_lane_kernel(
 
     ``dot`` as in :func:`emit_lane_kernel`.
     """
-    values, start = _bytes(isa, left), T.Bind(left_start * isa.k_group)
+    values, start = _bytes(isa, left), left_start * isa.k_group
     vectors, word = width // 4, isa.k_group
     accumulators = _filled(rows, vectors, initial)
 
@@ -125,7 +125,7 @@ def emit_reducing_kernel(
 
     ``dot`` takes (accumulator, left int8x16, right int8x16) and may add a product to any lane.
     """
-    values, start = _bytes(isa, left), T.Bind(left_start * isa.k_group)
+    values, start = _bytes(isa, left), left_start * isa.k_group
     partial = _filled(rows, width)
 
     def step(k: Expr) -> None:
@@ -170,7 +170,7 @@ def emit_matrix_kernel(
     ``dot`` takes (accumulator, left int8x16, right int8x16); an odd last row has a neighbour of
     unspecified values, whose results are dropped.
     """
-    values, start = _bytes(isa, left), T.Bind(left_start * isa.k_group)
+    values, start = _bytes(isa, left), left_start * isa.k_group
     pairs, vectors, step_bytes = -(-rows // 2), width // 4, isa.row_group * isa.k_group
     squares = _filled(pairs, 2 * vectors, None if initial is None else _twice(initial))
 

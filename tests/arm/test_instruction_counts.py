@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.arm.counting import build_plugin, count_once
-from benchmarks.arm.kernels import SHAPES, TARGETS, compile_kernel
+from benchmarks.arm.kernels import SHAPES, TARGETS, compile_work, linear
 from tests.arm.userspace import UserSpace
 
 ROWS, INNER, COLUMNS = SHAPES[0]
@@ -33,7 +33,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("cpu", EXPECTED)
 def test_counts(user_space: UserSpace, plugin: Path, tmp_path: Path, cpu: str) -> None:
     products, thousands = EXPECTED[cpu]
-    compile_kernel(TARGETS[cpu], SHAPES[0], tmp_path)
+    compile_work(TARGETS[cpu], linear(SHAPES[0]), tmp_path)
     least = None
     for _ in range(TRIES):
         found = count_once(user_space, plugin, cpu, "ours", tmp_path)
