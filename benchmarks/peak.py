@@ -73,7 +73,11 @@ def build_peak(isa: Isa, tasks: int) -> PrimFunc:
 
 
 def build_tile_peak(isa: Isa, tasks: int) -> PrimFunc:
-    """``(left words, right bytes, out)``: the same with tiles, all of them zeros."""
+    """``(left words, right bytes, out)``: the same with tiles, all of them zeros.
+
+    Zeros cost the unit the least power: on random bytes Sapphire Rapids was seen to multiply at
+    about 60 % of this rate.
+    """
     unit = isa.tile_unit
     assert unit is not None
     parameters = [
