@@ -11,6 +11,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 OUT := out/demo
+# The tested versions; some of them need Python 3.11.
+LOCK = $(shell $(PY) -c 'import sys; print("-c requirements.lock" if sys.version_info >= (3, 11) else "")')
 DEMO_TARGET ?= native
 
 .PHONY: help install lint test demo clean
@@ -19,11 +21,11 @@ help:
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml setup.py
+$(INSTALLED): pyproject.toml setup.py requirements.lock
 	@test -n "$(PYTHON)" || { echo "error: no python3 found; install Python 3.11 or newer" >&2; exit 2; }
 	@test -x $(PY) || "$(PYTHON)" -m venv $(VENV)
 	@echo "Installing into $(VENV) (first time: a few minutes)" >&2
-	$(PY) -m pip install -q --disable-pip-version-check -e '.[host,test]'
+	$(PY) -m pip install -q --disable-pip-version-check $(LOCK) -e '.[host,test]'
 	@touch $@
 
 lint: $(INSTALLED)
@@ -38,7 +40,7 @@ demo: $(INSTALLED)
 	$(PY) -m iseg_tvm.quantize --checkpoint demo/checkpoint --calibration demo/calibration.png \
 	    --classes demo/classes.json -o $(OUT)/model.safetensors
 	$(PY) -m iseg_tvm.compile --model $(OUT)/model.safetensors --target $(DEMO_TARGET) -o $(OUT)/bundle
-	$(PY) -m iseg_tvm.segment demo/photo.jpg --bundle $(OUT)/bundle --out $(OUT)/overlay.png \
+	$(PY) -m iseg_tvm.segment demo/photo.jpg --bundle $(OUT)/bundle -o $(OUT)/overlay.png \
 	    --mask $(OUT)/mask.png --repeat 20
 	@echo "Look at $(OUT)/overlay.png"
 

@@ -29,7 +29,7 @@ _PACKAGES = (
 def provenance() -> dict[str, Any]:
     """CPU, versions, commit, hash of the tuning logs and load average, now."""
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "cpu": _cpu_name(),
         "cpu_features": sorted(read_host_cpu().features),
         "cpus": len(usable_cpus()),

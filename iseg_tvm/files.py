@@ -197,6 +197,9 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     """
     try:
         with Path(path).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = hashlib.sha256()
+            while block := stream.read(2**20):  # hashlib.file_digest came with Python 3.11
+                digest.update(block)
+            return digest.hexdigest()
     except OSError as error:
         raise IsegError(f"cannot read {path}: {error.strerror or error}") from error

@@ -1,9 +1,14 @@
 """The format of a target file: which keys there are, and what they may say."""
 
-import tomllib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 from iseg_tvm.errors import IsegError
 

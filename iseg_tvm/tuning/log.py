@@ -123,7 +123,7 @@ def describe_session(
     """
     host = read_host_cpu()
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "measured_on": [dict(board) for board in boards] or [_this_machine()],
         "emulated": emulated,
         "host": {"arch": host.arch, "cpu": _cpu_name(), "cpus": host.num_cores},
