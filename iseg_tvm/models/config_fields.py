@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_origin
 
 from iseg_tvm.errors import IsegError
 
@@ -42,7 +42,8 @@ def build_dataclass(kind: type[_Config], values: Any, owner: str) -> _Config:
         if expected is float and type(value) is int:
             continue
         # bool is a subclass of int, and True is no patch size.
-        wrong = isinstance(expected, type) and not isinstance(value, expected)
+        plain = isinstance(expected, type) and get_origin(expected) is None
+        wrong = plain and not isinstance(value, expected)
         if wrong or (expected is int and isinstance(value, bool)):
             wanted = getattr(expected, "__name__", str(expected))
             raise IsegError(f"{owner}: {name} must be {wanted}, found {value!r}")
