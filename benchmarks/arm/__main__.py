@@ -11,8 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.arm.counting import build_plugin, count
-from benchmarks.arm.kernels import SHAPES, TARGETS, Shape, compile_work, linear
-from benchmarks.arm.mca import CORES, cycles, inner_loop
+from benchmarks.arm.kernels import (
+    ATTENTIONS,
+    FULL_TILES,
+    SHAPES,
+    TARGETS,
+    AttentionShape,
+    Shape,
+    Work,
+    attention,
+    compile_work,
+    linear,
+)
+from benchmarks.arm.mca import CORES, attention_loops, cycles, layer_loop
 from benchmarks.arm.peers import PACKAGES, PEERS, prepare_site
 from benchmarks.main import run_main, write_json
 from benchmarks.provenance import provenance
@@ -42,27 +53,32 @@ def _llvm_mca() -> tuple[Path, Path]:
 
 
 def inner_loops() -> list[dict[str, Any]]:
-    """Every target's inner loop by llvm-mca."""
+    """Every target's inner loops by llvm-mca: of a layer, and of both products of attention."""
     tool, libraries = _llvm_mca()
     rows = []
     for target, core in CORES.items():
-        loop = inner_loop(compile_work(target, linear(SHAPES[0]), None))
-        turn = cycles(loop, core.model, tool, libraries)
-        rows.append(
-            {
-                "target": target,
-                "model": core.model,
-                "instructions": len(loop.instructions),
-                "mac_per_instruction": round(loop.products / len(loop.instructions), 2),
-                "mac_per_cycle": round(loop.products / turn, 2),
-                "limit": round(core.limit, 2),
-                "share_of_limit": round(loop.products / turn / core.limit, 3),
-            }
-        )
+        layer = layer_loop(compile_work(target, linear(SHAPES[0]), None))
+        logits, weighted = attention_loops(compile_work(target, attention(FULL_TILES), None))
+        for name, loop in (("layer", layer), ("logits", logits), ("weighted sum", weighted)):
+            turn = cycles(loop, core.model, tool, libraries)
+            rows.append(
+                {
+                    "target": target,
+                    "loop": name,
+                    "model": core.model,
+                    "instructions": len(loop.instructions),
+                    "mac_per_instruction": round(loop.products / len(loop.instructions), 2),
+                    "mac_per_cycle": round(loop.products / turn, 2),
+                    "limit": round(core.limit, 2),
+                    "share_of_limit": round(loop.products / turn / core.limit, 3),
+                }
+            )
     return rows
 
 
-def instruction_counts(shapes: Sequence[Shape], peers: bool) -> list[dict[str, Any]]:
+def instruction_counts(
+    shapes: Sequence[Shape], attentions: Sequence[AttentionShape], peers: bool
+) -> list[dict[str, Any]]:
     """Instructions of a call on every emulated CPU: ours, and the other runtimes."""
     space, rows = prepare(), []
     site = prepare_site(_cache() / "arm-peers") if peers else None
@@ -70,19 +86,23 @@ def instruction_counts(shapes: Sequence[Shape], peers: bool) -> list[dict[str, A
         plugin = build_plugin(Path(name))
         for cpu, target in TARGETS.items():
             for shape in shapes:
-                rows.append(_ours(space, plugin, cpu, target, shape))
+                found = [_ours(space, plugin, cpu, target, shape, linear(shape))]
                 if site is not None:
-                    rows += _others(space, plugin, cpu, shape, site)
-                print(*(_line(row) for row in rows if row["cpu"] == cpu and row["shape"] == shape),
-                      sep="\n", flush=True)  # fmt: skip
+                    found += _others(space, plugin, cpu, shape, site)
+                rows += _printed(found)
+            for shape in attentions:
+                rows += _printed([_ours(space, plugin, cpu, target, shape, attention(shape))])
     return rows
 
 
-def _ours(space: UserSpace, plugin: Path, cpu: str, target: str, shape: Shape) -> dict[str, Any]:
+def _ours(
+    space: UserSpace, plugin: Path, cpu: str, target: str, shape: Shape, work: Work
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="iseg-arm-") as name:
-        compile_work(target, linear(shape), Path(name))
+        compile_work(target, work, Path(name))
         counts = count(space, plugin, cpu, "ours", Path(name)).to_dict()
-    return {"cpu": cpu, "shape": shape, "engine": f"ours, {target}", "requantizes": True} | counts
+    row = {"cpu": cpu, "operator": work.operator, "shape": shape, "engine": f"ours, {target}"}
+    return row | {"requantizes": True} | counts
 
 
 def _others(
@@ -93,14 +113,17 @@ def _others(
         with tempfile.TemporaryDirectory(prefix="iseg-arm-") as name:
             peer.write(shape, Path(name), site)
             counts = count(space, plugin, cpu, peer.engine, Path(name), [site]).to_dict()
-        row = {"cpu": cpu, "shape": shape, "engine": peer.name, "requantizes": peer.requantizes}
-        rows.append(row | counts)
+        row = {"cpu": cpu, "operator": "linear_requantize", "shape": shape, "engine": peer.name}
+        rows.append(row | {"requantizes": peer.requantizes} | counts)
     return rows
 
 
-def _line(row: dict[str, Any]) -> str:
-    shape = " x ".join(map(str, row["shape"]))
-    return f"{row['cpu']:11} {shape:16} {row['engine']:45} {row['all']:>10,} instructions"
+def _printed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for row in rows:
+        shape = " x ".join(map(str, row["shape"]))
+        print(f"{row['cpu']:11} {row['operator']:18} {shape:18} {row['engine']:42}"
+              f" {row['all']:>13,} instructions", flush=True)  # fmt: skip
+    return rows
 
 
 def run(args: argparse.Namespace) -> int:
@@ -108,10 +131,12 @@ def run(args: argparse.Namespace) -> int:
     loops = inner_loops()
     for row in loops:
         print(
-            f"{row['target']:13} {row['model']:12} {row['mac_per_instruction']:6} MAC/instruction"
-            f" {row['mac_per_cycle']:6} MAC/cycle, {row['share_of_limit']:.1%} of {row['limit']}"
+            f"{row['target']:13} {row['loop']:12} {row['model']:12}"
+            f" {row['mac_per_instruction']:6} MAC/instruction {row['mac_per_cycle']:6} MAC/cycle,"
+            f" {row['share_of_limit']:.1%} of {row['limit']}"
         )
-    counts = instruction_counts(SHAPES[:1] if args.quick else SHAPES, not args.no_peers)
+    chosen = (SHAPES[:1], ()) if args.quick else (SHAPES, ATTENTIONS)
+    counts = instruction_counts(*chosen, not args.no_peers)
     values = {
         "what": "instructions executed under QEMU user emulation and llvm-mca cycles; no board",
         "provenance": provenance() | {"peers": PACKAGES, "llvm_mca": LLVM_MCA_PACKAGE},

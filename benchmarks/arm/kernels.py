@@ -32,6 +32,9 @@ AttentionShape = tuple[int, int, int]
 ATTENTIONS: tuple[AttentionShape, ...] = ((1025, 3, 64), (1025, 6, 64))
 """Seg-T and Seg-S at 512 x 512."""
 
+FULL_TILES: AttentionShape = (1008, 3, 64)
+"""Tokens that every register block divides, so that no loop is for those left over."""
+
 TARGETS = {
     "cortex-a53": "rpi3",
     "cortex-a72": "rpi4",

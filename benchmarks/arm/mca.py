@@ -50,7 +50,7 @@ CORES = {
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """The innermost loop that does most of the multiplying."""
+    """Body of a loop, branch included."""
 
     instructions: tuple[str, ...]
 
@@ -74,19 +74,40 @@ def _loops(assembly: str) -> Iterator[tuple[str, ...]]:
             yield tuple(body)
 
 
-def inner_loop(assembly: str) -> InnerLoop:
-    """Find the loop in an assembly listing.
+def product_loops(assembly: str) -> list[InnerLoop]:
+    """Return the innermost multiplying loops, in order, of the function that multiplies the most.
 
     Raises
     ------
     IsegError
         No loop multiplies.
     """
-    loops = [InnerLoop(body) for body in _loops(assembly)]
-    best = max(loops, key=lambda loop: loop.products, default=InnerLoop(()))
-    if not best.products:
+    functions = re.split(r"^\s*\.type\s+(?=\S+,@function)", assembly, flags=re.MULTILINE)
+    found = [[InnerLoop(body) for body in _loops(function)] for function in functions]
+    best = max(found, key=lambda loops: sum(loop.products for loop in loops))
+    loops = [loop for loop in best if loop.products]
+    if not loops:
         raise IsegError("no inner loop found in the assembly")
-    return best
+    return loops
+
+
+def layer_loop(assembly: str) -> InnerLoop:
+    """Inner loop of a layer; others belong to the rows left over."""
+    return max(product_loops(assembly), key=lambda loop: loop.products)
+
+
+def attention_loops(assembly: str) -> tuple[InnerLoop, InnerLoop]:
+    """Inner loops of both products of attention whose tokens fill every tile.
+
+    Raises
+    ------
+    IsegError
+        There are more loops, or fewer.
+    """
+    loops = product_loops(assembly)
+    if len(loops) != 2:
+        raise IsegError(f"attention has {len(loops)} inner loops instead of 2")
+    return loops[0], loops[1]
 
 
 def cycles(loop: InnerLoop, model: str, llvm_mca: Path, libraries: Path | None = None) -> float:

@@ -179,8 +179,16 @@ _ATTENTION = Isa(
     *_WIDE, micro_kernel=partial(emit_reducing_kernel, unroll=4), choices=(202, 301, 401, 501),
     left_flip=_UPPER_HALF,
 )  # fmt: skip
+# Heads are too narrow for a loop that loads ahead: LLVM would unroll it whole.
 _ATTENTION_INORDER = replace(
-    _ATTENTION, name="neon_inorder", rows=3, vectors=1, choices=(401, 301, 201)
+    _ATTENTION, name="neon_inorder", rows=4, vectors=1, choices=(401, 301, 201),
+    micro_kernel=partial(emit_reducing_kernel, unroll=1),
+)  # fmt: skip
+_ATTENTION_INORDER = replace(
+    _ATTENTION_INORDER,
+    weighted=replace(
+        _ATTENTION_INORDER, micro_kernel=partial(emit_reducing_kernel, unroll=2, ahead=True)
+    ),
 )
 _ATTENTION_DOTPROD = Isa(
     "neon_dotprod", ("neon", "dotprod"), 16, 4, "int8", 0, 8, 2, _sdot,
