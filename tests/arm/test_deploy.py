@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -11,12 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ziglang
 
 from iseg_tvm.cli.main import main
 from tests.arm.boards import BOARDS, Board, make_sysroot, python_command, python_environment
 from tests.arm.userspace import REPOSITORY, UserSpace
 
-EXAMPLE = REPOSITORY / "examples/cpp/segment.cpp"
+EXAMPLE = REPOSITORY / "examples/cpp"
 FLOOR = (2, 28)
 
 
@@ -54,14 +56,19 @@ def test_cpp_example(
     user_space: UserSpace, board: tuple[Board, Path], demo_bundle: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    """Cross-compiled with pip's compiler against the board's own packages."""
-    site, program = user_space.site, tmp_path / "segment"
+    """Cross-compiled by CMake with pip's compiler, as the README says, for the board's packages."""
+    site, program = user_space.site, tmp_path / "build/segment"
     libraries = [site / "tvm/lib/libtvm_runtime.so", site / "tvm_ffi/lib/libtvm_ffi.so"]
     triple = f"aarch64-linux-gnu.{FLOOR[0]}.{FLOOR[1]}"
-    command = [sys.executable, "-m", "ziglang", "c++", "-target", triple, "-std=c++17", "-O1"]
-    command += [f"-isystem{site / 'tvm_ffi/include'}", f"-isystem{site / 'tvm/include'}"]
-    command += [str(EXAMPLE), "-Wl,--no-as-needed", *map(str, libraries), "-o", str(program)]
-    subprocess.run(command, check=True)
+    zig = Path(ziglang.__file__).with_name("zig")
+    scripts = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    cmake = shutil.which("cmake", path=scripts)
+    assert cmake is not None, "pip install cmake, which the extra 'test' names"
+    configure = ["-S", str(EXAMPLE), "-B", str(program.parent), f"-DTVM_PACKAGES={site}"]
+    configure += ["-DCMAKE_SYSTEM_NAME=Linux", f"-DCMAKE_CXX_COMPILER={zig};c++;-target;{triple}"]
+    subprocess.run([cmake, *configure], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([cmake, "--build", str(program.parent)], check=True, stdout=subprocess.DEVNULL)
+    assert len((EXAMPLE / "segment.cpp").read_text().splitlines()) < 150
     for binary in (program, *libraries):
         assert versions_of_glibc(binary)
         assert max(versions_of_glibc(binary)) <= FLOOR, binary
