@@ -25,6 +25,10 @@ _CORES = {
 }
 
 
+_SETS = ("features", "parts", "refused")
+"""Of a CPU's fields, those that are sets: sorted lists in JSON."""
+
+
 @dataclass(frozen=True)
 class BoardIdentity:
     """One machine that runs models.
@@ -49,17 +53,14 @@ class BoardIdentity:
     def to_dict(self) -> dict[str, Any]:
         """Return the identity as JSON values."""
         values = asdict(self)
-        values["cpu"] |= {
-            "features": sorted(self.cpu.features),
-            "parts": sorted(self.cpu.parts),
-        }
+        values["cpu"] |= {name: sorted(values["cpu"][name]) for name in _SETS}
         return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "BoardIdentity":
-        """Rebuild an identity from `to_dict`'s values."""
+        """Rebuild an identity from `to_dict`'s values, or from an older version's."""
         cpu = values["cpu"]
-        sets = {key: frozenset(cpu[key]) for key in ("features", "parts")}
+        sets = {name: frozenset(cpu.get(name, ())) for name in _SETS}
         return cls(**{**values, "cpu": HostCpu(**{**cpu, **sets})})
 
 
