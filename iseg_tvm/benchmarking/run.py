@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from iseg_tvm.benchmarking.result import BenchmarkResult, Check
@@ -109,7 +109,7 @@ def benchmark(
         peak_activation_bytes=manifest.peak_activation_bytes,
         before=before,
         after=after,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         flags=dict(flags),
     )
 

@@ -1,0 +1,66 @@
+"""The fenced blocks of README.md and docs/*.md, and the notes that stand before them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHELL = ("sh", "console")
+_NOTE = re.compile(r"<!-- (not run|file|append): (.+) -->")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block.
+
+    Attributes
+    ----------
+    page : file name, line : where it begins
+    language : after the fence
+    text : its lines
+    note, value : of the comment before it: ``not run`` and why, ``file`` or ``append`` and its path
+    """
+
+    page: str
+    line: int
+    language: str
+    text: str
+    note: str = ""
+    value: str = ""
+
+    def commands(self) -> list[str]:
+        """Commands of a shell block, continued lines joined, comments and prompts left out."""
+        joined = self.text.replace("\\\n", " ")
+        lines = [re.sub(r"^\w*\$ ", "", line.strip()) for line in joined.split("\n")]
+        lines = [" ".join(re.sub(r"\s#\s.*", "", line).split()) for line in lines]
+        return [line for line in lines if line and not line.startswith("#")]
+
+
+def blocks() -> Iterator[Block]:
+    """Every fenced block, in reading order."""
+    for page in PAGES:
+        note, inside = ("", ""), None
+        for number, line in enumerate(page.read_text(encoding="utf-8").split("\n"), 1):
+            if inside is not None:
+                if line.strip() == "```":
+                    start, language, lines = inside
+                    yield Block(page.name, start, language, "\n".join(lines), *note)
+                    inside, note = None, ("", "")
+                else:
+                    inside[2].append(line)
+            elif line.startswith("```"):
+                inside = (number, line[3:].strip(), [])
+            elif found := _NOTE.fullmatch(line):
+                note = (found[1], found[2])
+            elif line.strip():
+                note = ("", "")
+        assert inside is None, f"{page.name}: a fence is not closed"
+
+
+def prose(page: Path) -> str:
+    """A page's text without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
