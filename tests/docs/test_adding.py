@@ -19,10 +19,10 @@ def test_an_operator_is_added_as_the_page_says(tmp_path: Path) -> None:
     for step in steps:
         with (tmp_path / step.value).open("a") as stream:
             stream.write(f"\n\n{step.text}\n" if step.note == "append" else f"{step.text}\n")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/ops/test_absolute.py"]
+    test = ["-m", "pytest", "-p", "no:cacheprovider", "tests/ops/test_absolute.py"]
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False,
+        [sys.executable, *test], cwd=tmp_path, capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 passed" in done.stdout or done.stdout.lstrip().startswith("...")
+    assert done.stdout.lstrip().startswith("...")
