@@ -205,7 +205,9 @@ def _describe_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         values = None
     if isinstance(values, dict):
-        says = str(values.get("kind", values.get("format")))
+        # The first results of `evaluate` did not say what they are.
+        unnamed = "iseg-tvm evaluation" if "mean_iou" in values else None
+        says = str(values.get("kind", values.get("format", unnamed)))
         if says in _JSON_KINDS:
             return {"kind": says.removeprefix("iseg-tvm "), **_JSON_KINDS[says](path)}
     raise IsegError(f"{path} is none of our files", f"known: {_KNOWN}")
