@@ -31,6 +31,7 @@ $(INSTALLED): pyproject.toml setup.py requirements.lock
 lint: $(INSTALLED)
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+	$(PY) -m vulture
 
 test: lint
 	$(PY) -m pytest

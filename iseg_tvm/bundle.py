@@ -5,6 +5,7 @@ library for another CPU ends the process with an illegal instruction and not wit
 """
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from iseg_tvm.sample import EXPECTED_NAME, SAMPLE_NAME, Sample, read_sample
 from iseg_tvm.targets import TargetSpec
 
 FORMAT_VERSION = 1
+_log = logging.getLogger(__name__)
 MANIFEST_NAME = "manifest.json"
 LIBRARY_NAME = "model.so"
 _CONTENTS = ({LIBRARY_NAME}, {LIBRARY_NAME, SAMPLE_NAME, EXPECTED_NAME})
@@ -268,6 +270,7 @@ def read_bundle(
                 f"{path} is damaged: its checksum is not the manifest's",
                 f"copy the bundle again, or {_RECOMPILE}",
             )
+    _log.debug("%s: %s for %s, checked", folder, manifest.model_name, manifest.target.name)
     return Bundle(folder, manifest)
 
 

@@ -127,7 +127,13 @@ def read_archive(path: str | os.PathLike[str]) -> tuple[Manifest, list[str]]:
 
 def board_requirements() -> list[str]:
     """Return what pip installs on a board, with the versions this package pins."""
-    listed = importlib.metadata.requires("iseg-tvm") or []
+    try:
+        listed = importlib.metadata.requires("iseg-tvm") or []
+    except importlib.metadata.PackageNotFoundError:
+        raise IsegError(
+            "iseg-tvm is not installed, so it is unknown which versions a board needs",
+            "pip install -e . in the checkout",
+        ) from None
     return [r for r in listed if re.split(r"[=<>~!; ]", r)[0] in _REQUIREMENTS]
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import logging
 import os
 import secrets
 import shutil
@@ -14,6 +15,8 @@ from iseg_tvm.errors import IsegError
 
 # Errors of a write itself; any other OSError raised inside the `with` body is the caller's own.
 _WRITE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+
+_log = logging.getLogger(__name__)
 
 _HINTS = {
     errno.ENOSPC: "the disk is full: free some space or choose another folder, then run again",
@@ -85,6 +88,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             raise
         try:
             temporary.replace(final)
+            _log.debug("wrote %s, %d bytes", final, final.stat().st_size)
         except OSError as error:
             raise _write_error(final, error) from error
     except BaseException:
@@ -141,6 +145,7 @@ def atomic_dir(
         _refuse_foreign_folder(final, marker, force)
         try:
             _swap_folders(temporary, final)
+            _log.debug("wrote the folder %s", final)
         except OSError as error:
             raise _write_error(final, error) from error
     except BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import platform
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ from typing import Any
 
 from iseg_tvm.errors import IsegError
 from iseg_tvm.targets import TargetSpec
+
+_log = logging.getLogger(__name__)
 
 _FLAGS = ("-shared", "-fPIC", "-nostdlib")
 """The code is self-contained: all it calls is TVM's runtime, and ``memcpy`` or ``memset``, which
@@ -67,6 +70,7 @@ def _linker(command: Sequence[str]) -> Callable[..., None]:
     """TVM's ``fcompile``: (output, objects, options)."""
 
     def link(output: str, objects: Sequence[str], **_: Any) -> None:
+        _log.debug("linking by %s", " ".join(command))
         process = subprocess.run(
             [*command, "-o", output, *objects], capture_output=True, text=True, check=False
         )

@@ -6,6 +6,7 @@ says where they come from. A record fits any model that has the same operator at
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from iseg_tvm.targets import TargetSpec
 from iseg_tvm.tuning_files import RECORDS, is_emulated, tuning_logs_dir
 from iseg_tvm.workload import chosen, workload_key, workload_module
 from relay_ops.operator import LoweringContext, Operator, Schedule, Space
+
+_log = logging.getLogger(__name__)
 
 FAILED_SECONDS = 1e10
 """What MetaSchedule writes as the time of a candidate that did not run."""
@@ -47,6 +50,7 @@ def load_schedules(target: TargetSpec, directory: Path | None = None) -> TunedSc
     folders = sorted(((directory or tuning_logs_dir()) / target.name).glob(f"*/{RECORDS}"))
     logs = [path.parent for path in folders]
     used = [log for log in logs if directory is not None or not is_emulated(log)]
+    _log.debug("tuning logs of %s: %s", target.name, [log.name for log in used])
     return TunedSchedules([open_log(log) for log in used])
 
 

@@ -7,8 +7,10 @@ classes win. Some channels have multiplier 0, as dead channels of real models do
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from iseg_tvm import fixed_point as fp
 from iseg_tvm.activation_tables import shift_gelu_table
@@ -57,6 +59,24 @@ def tiny_config(
 def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Return a uint8 image (H, W, 3) of uniform noise, which includes 0 and 255."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def noise_dataset(folder: Path, size: tuple[int, int], count: int, seed: int = 5) -> Path:
+    """Write pictures of noise, with masks of 7 classes and ignored pixels, and return the folder.
+
+    Parameters
+    ----------
+    folder : gets ``images/`` and ``masks/``, files ``0.png`` and so on
+    size : (height, width)
+    """
+    rng = np.random.default_rng(seed)
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    for index in range(count):
+        mask = rng.choice(np.array([0, 1, 2, 3, 4, 5, 255], np.uint8), size)
+        Image.fromarray(random_image(*size, index)).save(folder / f"images/{index}.png")
+        Image.fromarray(mask).save(folder / f"masks/{index}.png")
+    return folder
 
 
 class _Builder:

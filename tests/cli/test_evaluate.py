@@ -18,7 +18,7 @@ from iseg_tvm.integer_model import IntegerSegmenter
 from iseg_tvm.models.checkpoint import load_checkpoint, save_checkpoint
 from iseg_tvm.models.segmenter import build_segmenter
 from tests.conftest import TOY_SIZE
-from tests.helpers import tiny_config
+from tests.helpers import noise_dataset, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +37,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Three pictures of noise, 16 x 16, with masks of 7 classes and ignored pixels."""
-    rng = np.random.default_rng(5)
-    for part in ("images", "masks"):
-        (tmp_path / "data" / part).mkdir(parents=True)
-    for index in range(3):
-        image = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-        mask = rng.choice(np.array([0, 1, 2, 3, 4, 5, 255], np.uint8), (16, 16))
-        Image.fromarray(image).save(tmp_path / f"data/images/{index}.png")
-        Image.fromarray(mask).save(tmp_path / f"data/masks/{index}.png")
-    return tmp_path / "data"
+    return noise_dataset(tmp_path / "data", (16, 16), 3)
 
 
 def pairs(data: Path) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -11,9 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from iseg_tvm.artifact import load_model, save_model
 from iseg_tvm.build import compile_bundle
@@ -21,7 +19,7 @@ from iseg_tvm.models.checkpoint import save_checkpoint
 from iseg_tvm.models.segmenter import build_segmenter
 from iseg_tvm.sample import built_in_picture
 from iseg_tvm.targets import load_target
-from tests.helpers import random_quantized_model, tiny_config
+from tests.helpers import noise_dataset, random_quantized_model, tiny_config
 
 SIZE = (32, 32)
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,12 +48,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = load_model(folder / "model.safetensors")
     picture = built_in_picture(*SIZE)
     compile_bundle(model, load_target("native"), folder / "bundle", sample_image=picture)
-    rng = np.random.default_rng(0)
-    for part, shape in (("images", (*SIZE, 3)), ("masks", SIZE)):
-        (folder / "data" / part).mkdir(parents=True)
-        for index in range(40):
-            pixels = rng.integers(0, 7, shape, dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / "data" / part / f"{index:03}.png")
+    noise_dataset(folder / "data", SIZE, 40)
     return folder
 
 
@@ -75,7 +68,7 @@ COMMANDS = {
     "compile": ("compile --model model.safetensors -o out/bundle", "compiling", []),
     "deploy": ("deploy --model model.safetensors --target rpi4 -o out/a.tar.gz", "compiling", []),
     "segment": (
-        "segment data/images/000.png --bundle bundle -o out/o.png --repeat 1000000",
+        "segment data/images/0.png --bundle bundle -o out/o.png --repeat 1000000",
         "running", [],
     ),
     "bench": ("bench --bundle bundle --repeat 1000000 -o out/b.json", "Measuring", []),

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from iseg_tvm.artifact import load_model
 from iseg_tvm.cli.main import main
 from iseg_tvm.models.checkpoint import save_checkpoint
 from iseg_tvm.models.segmenter import build_segmenter
-from tests.helpers import random_image, tiny_config
+from tests.helpers import noise_dataset, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +23,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Three pictures of noise with masks of 7 classes."""
-    rng = np.random.default_rng(5)
-    for part in ("images", "masks"):
-        (tmp_path / "data" / part).mkdir(parents=True)
-    for index in range(3):
-        Image.fromarray(random_image(20, 18, index)).save(tmp_path / f"data/images/{index}.png")
-        mask = rng.choice(np.array([0, 1, 2, 3, 4, 5, 255], np.uint8), (20, 18))
-        Image.fromarray(mask).save(tmp_path / f"data/masks/{index}.png")
-    return tmp_path / "data"
+    return noise_dataset(tmp_path / "data", (20, 18), 3)
 
 
 def qat(checkpoint: Path, data: Path, out: Path, *more: object) -> int:

@@ -14,6 +14,7 @@ from iseg_tvm.models.checkpoint import save_checkpoint
 from iseg_tvm.models.segmenter import build_segmenter
 from iseg_tvm.quantization import options
 from iseg_tvm.quantization.observers import OBSERVERS
+from tests.cli.support import check_refused
 from tests.helpers import tiny_config
 
 CLASSES = [[f"thing {i}", [i, 2 * i, 3 * i]] for i in range(7)]
@@ -96,22 +97,13 @@ def test_class_names_beside_the_checkpoint(photo: Path) -> None:
     assert load_model(out).palette[6] == (6, 12, 18)
 
 
-def refused(status: int, out: Path, capsys: pytest.CaptureFixture[str], message: str) -> None:
-    captured = capsys.readouterr()
-    assert status == 2
-    assert captured.out == ""
-    assert message in captured.err
-    assert "Traceback" not in captured.err
-    assert not out.exists()
-
-
 def test_wrong_number_of_class_names(
     shared_checkpoint: Path, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = photo.with_name("six.json")
     file.write_text(json.dumps(CLASSES[:6]))
     status, out = quantize(shared_checkpoint, photo, "--classes", str(file))
-    refused(status, out, capsys, "names 6 classes, and the model has 7")
+    check_refused(status, out, capsys, "names 6 classes, and the model has 7")
 
 
 def test_empty_calibration_folder(
@@ -119,25 +111,26 @@ def test_empty_calibration_folder(
 ) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused(*quantize(shared_checkpoint, empty), capsys, "has no pictures")
+    check_refused(*quantize(shared_checkpoint, empty), capsys, "has no pictures")
 
 
 def test_calibration_that_is_no_picture(
     shared_checkpoint: Path, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo.write_text("hello")
-    refused(*quantize(shared_checkpoint, photo), capsys, "is not a picture")
+    check_refused(*quantize(shared_checkpoint, photo), capsys, "is not a picture")
 
 
 def test_missing_checkpoint(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out = quantize(photo.parent / "absent", photo)
-    refused(status, out, capsys, "does not exist")
+    check_refused(status, out, capsys, "does not exist")
 
 
 def test_percentile_out_of_range(
     shared_checkpoint: Path, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused(*quantize(shared_checkpoint, photo, "--percentile", "101"), capsys, "percentile 101")
+    status, out = quantize(shared_checkpoint, photo, "--percentile", "101")
+    check_refused(status, out, capsys, "percentile 101")
 
 
 def test_info_of_checkpoint_and_model(

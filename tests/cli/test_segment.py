@@ -11,6 +11,7 @@ from PIL import Image
 
 from iseg_tvm.bundle import LIBRARY_NAME, MANIFEST_NAME
 from iseg_tvm.cli.main import main
+from tests.cli.support import check_refused
 from tests.conftest import TOY_SIZE
 
 
@@ -79,15 +80,6 @@ def test_latency_table(photo: Path, toy_bundle: Path, capsys: pytest.CaptureFixt
     assert "Latency in ms: toy" in out
     assert "median" in out
     assert "\x1b" not in out, "colours without a terminal"
-
-
-def check_refused(status: int, out: Path, capsys: pytest.CaptureFixture[str], message: str) -> None:
-    captured = capsys.readouterr()
-    assert status == 2
-    assert captured.out == ""
-    assert message in captured.err
-    assert "Traceback" not in captured.err
-    assert not out.exists()
 
 
 def test_photo_that_is_none(

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -18,7 +17,7 @@ from iseg_tvm.network import Address
 from tests.arm.boards import BOARDS, make_sysroot, python_command, python_environment
 from tests.arm.userspace import PreparationError, prepare
 from tests.docs.blocks import blocks
-from tests.helpers import tiny_config
+from tests.helpers import noise_dataset, random_image, tiny_config
 from tests.rpc.services import service, wait_for_board
 
 SIZE = (32, 32)
@@ -29,13 +28,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder: checkpoint/, photo.jpg, my_dataset/, and the files that the pages show."""
     folder = tmp_path_factory.mktemp("documentation")
     save_checkpoint(build_segmenter(tiny_config(image_size=SIZE)), folder / "checkpoint")
-    rng = np.random.default_rng(0)
-    for part, shape in (("images", (*SIZE, 3)), ("masks", SIZE)):
-        (folder / "my_dataset" / part).mkdir(parents=True)
-        for index in range(2):
-            pixels = rng.integers(0, 7, shape, dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / "my_dataset" / part / f"{index}.png")
-    Image.fromarray(rng.integers(0, 256, (48, 40, 3), np.uint8)).save(folder / "photo.jpg")
+    noise_dataset(folder / "my_dataset", SIZE, 2)
+    Image.fromarray(random_image(48, 40)).save(folder / "photo.jpg")
     for block in blocks():
         if block.note == "file" and "/" not in block.value:
             (folder / block.value).write_text(block.text + "\n")
