@@ -71,6 +71,7 @@ def build_library(
     debug_dump: Path | None = None,
     progress: Progress | None = None,
     schedules: FindSchedule = default_schedules,
+    lift: bool = False,
 ) -> BuiltModel:
     """Compile ``model`` for its ``input_size``.
 
@@ -81,6 +82,7 @@ def build_library(
     debug_dump : folder that receives the module's text after each phase
     progress : told of each stage
     schedules : gives the blocking of each kernel
+    lift : constants become parameters of ``main``
 
     Raises
     ------
@@ -95,7 +97,8 @@ def build_library(
     report("tracing", 1, 1)
     report("generating kernels", 0, 1)
     isa = get_isa(target.isa)
-    lowered = lower_model(bind_weights(graph, weights), isa, llvm, debug_dump, schedules)
+    bound = bind_weights(graph, weights)
+    lowered = lower_model(bound, isa, llvm, debug_dump, schedules, lift=lift)
     report("generating kernels", 1, 1)
     report("compiling", 0, 1)
     executable = relax.build(lowered.module, llvm, relax_pipeline=None)
@@ -144,6 +147,7 @@ def compile_bundle(
         debug_dump=debug_dump,
         progress=progress,
         schedules=load_schedules(target) if schedules is None else schedules,
+        lift=True,
     )
     manifest = _manifest(model, target, built.lowered)
     sample = None
@@ -154,7 +158,8 @@ def compile_bundle(
     report("linking", 0, 1)
     with tempfile.TemporaryDirectory(prefix="iseg-") as folder:
         library = Path(folder) / "model.so"
-        export_library(built.executable, target, library)
+        weights = [tensor.numpy() for tensor in built.lowered.weights]
+        export_library(built.executable, target, library, weights)
         bundle = write_bundle(directory, library, manifest, sample)
     report("linking", 1, 1)
     return bundle

@@ -42,5 +42,5 @@ def trace(segmenter: Segmenter, image: npt.NDArray[np.uint8]) -> list[tuple[str,
     segmenter.set_image(image)
     machine = segmenter.new_machine()
     machine["set_instrument"](segmenter.packed_function(observe))
-    machine["main"](segmenter.argument)
+    segmenter.run_machine(machine)
     return found

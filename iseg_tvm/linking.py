@@ -8,12 +8,16 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from iseg_tvm.errors import IsegError
 from iseg_tvm.targets import TargetSpec
+from iseg_tvm.weights_object import write_assembly
 
 _log = logging.getLogger(__name__)
 
@@ -27,8 +31,8 @@ def link_command(target: TargetSpec) -> list[str]:
     """Command that links a shared library for ``target``; ``-o``, the output and objects follow.
 
     In this order: GCC for the architecture (the system's own compiler where it is the host's),
-    ``ld.lld`` (so clang with lld needs no line of its own), and ``ziglang`` from pip, which comes
-    with ``iseg-tvm[host]``: there is always one. All give a library that runs on any glibc; the
+    clang with lld, and ``ziglang`` from pip, which comes with ``iseg-tvm[host]``: there is always
+    one. All give a library that runs on any glibc; the
     board's floor is TVM's own wheel (docs/arm.md).
 
     Raises
@@ -42,20 +46,26 @@ def link_command(target: TargetSpec) -> list[str]:
     for name in compilers:
         if shutil.which(name):
             return [name, *_FLAGS]
-    if shutil.which("ld.lld"):
-        return ["ld.lld", "-shared"]
+    triple = f"{target.arch}-linux-gnu"
+    if shutil.which("clang") and shutil.which("ld.lld"):
+        return ["clang", f"--target={triple}", "-fuse-ld=lld", *_FLAGS]
     if importlib.util.find_spec("ziglang") is not None:
-        triple = f"{target.arch}-linux-gnu"
         return [sys.executable, "-m", "ziglang", "cc", "-target", triple, *_FLAGS]
     raise IsegError(
         f"no linker for {target.arch} is installed",
-        "install ziglang with pip (it is part of iseg-tvm[host]), or lld, or "
+        "install ziglang with pip (it is part of iseg-tvm[host]), or clang and lld, or "
         f"gcc-{target.arch.replace('_', '-')}-linux-gnu",
     )
 
 
-def export_library(executable: Any, target: TargetSpec, path: Path) -> None:
+def export_library(
+    executable: Any, target: TargetSpec, path: Path, weights: Sequence[np.ndarray] = ()
+) -> None:
     """Write ``executable`` as a shared library.
+
+    Parameters
+    ----------
+    weights : what ``main`` takes after the image, see :mod:`iseg_tvm.weights_object`
 
     Raises
     ------
@@ -63,7 +73,9 @@ def export_library(executable: Any, target: TargetSpec, path: Path) -> None:
         No linker, or it failed; the message holds its last line.
     """
     command = link_command(target)
-    executable.export_library(str(path), fcompile=_linker(command))
+    with tempfile.TemporaryDirectory(prefix="iseg-weights-") as folder:
+        more = [str(write_assembly(weights, Path(folder)))] if weights else []
+        executable.export_library(str(path), fcompile=_linker([*command, *more]))
 
 
 def _linker(command: Sequence[str]) -> Callable[..., None]:

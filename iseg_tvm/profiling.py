@@ -147,7 +147,7 @@ class _Observer:
         """Return (kernel, milliseconds) of every call of one run, on `Segmenter.run`'s image."""
         set_num_threads(self.segmenter.num_threads)
         self.times = []
-        self.machine["main"](self.segmenter.argument)
+        self.segmenter.run_machine(self.machine)
         return self.times
 
     def _observe(self, _function: Any, name: str, before: bool, _result: Any, *_: Any) -> int:

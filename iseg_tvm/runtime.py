@@ -31,6 +31,10 @@ _CPU, _CPU_INDEX, _POOLED_ALLOCATOR = 1, 0, 2  # DLPack's kDLCPU; TVM's Allocato
 _SHARE_ALL_CORES = -3  # TVM's AffinityMode::kSpecifyThreadShareAllCore
 _ALIGNMENT = 64  # what TVM's generated code assumes of every tensor
 
+_CAPSULE_NAME = b"dltensor"  # kept: a capsule holds the pointer only
+_RECORD_BYTES = 64  # of a DLManagedTensor
+_ENTRY = "segment"  # ``main`` with its image and its weights bound
+
 _pool = threading.local()  # TVM keeps one thread pool for every calling thread
 
 
@@ -108,8 +112,6 @@ class Segmenter:
         What the bundle says about itself.
     num_threads : int
         Threads in use.
-    argument : tensor
-        The image of the last `run`, as the virtual machine takes it.
 
     Raises
     ------
@@ -119,7 +121,6 @@ class Segmenter:
 
     manifest: Manifest
     num_threads: int
-    argument: Any
 
     def __init__(self, bundle: Bundle, num_threads: int | None = None) -> None:
         cpus = len(usable_cpus())
@@ -139,19 +140,26 @@ class Segmenter:
         self.manifest = bundle.manifest
         try:
             # Kept: unloading the library would pull the code from under the virtual machine.
-            self._module = ffi.load_module(str(bundle.library.resolve()))
-            self._main = self.new_machine()["main"]
+            library = str(bundle.library.resolve())
+            self._module = ffi.load_module(library)
+            self._weights = mapped_weights(ffi, library)
+            self._image = _aligned_empty(self.manifest.input.shape)
+            self._argument = ffi.from_dlpack(self._image)
+            self._run = self.new_machine()[_ENTRY]
         except (RuntimeError, AttributeError, ValueError, OSError) as error:
             raise _load_error(bundle, error) from error
         self._ffi = ffi
-        self._image = _aligned_empty(self.manifest.input.shape)
-        self.argument = ffi.from_dlpack(self._image)
 
     def new_machine(self) -> Any:
         """Return another virtual machine over the loaded library (for `iseg_tvm.profiling`)."""
         machine = self._module["vm_load_executable"]()
         machine["vm_initialization"](_CPU, _CPU_INDEX, _POOLED_ALLOCATOR)
+        machine["save_function"]("main", _ENTRY, True, self._argument, *self._weights)
         return machine
+
+    def run_machine(self, machine: Any) -> None:
+        """Run a machine of `new_machine` on the image that was set last."""
+        machine[_ENTRY]()
 
     def packed_function(self, function: Callable[..., Any]) -> Any:
         """Return a Python function in the form that the virtual machine calls."""
@@ -176,7 +184,7 @@ class Segmenter:
             Another shape or dtype.
         """
         self.set_image(image)
-        result = np.from_dlpack(self._main(self.argument))
+        result = np.from_dlpack(self._run())
         # TVM's allocator reuses the memory for the next call.
         return np.array(result, dtype=np.uint8, copy=True)
 
@@ -261,6 +269,36 @@ def _aligned_empty(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     raw = np.empty(size + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
     return raw[start : start + size].reshape(shape)
+
+
+class _DlpackRecord:
+    """A ``DLManagedTensor`` of a loaded library, in Python's DLPack protocol."""
+
+    def __init__(self, address: int) -> None:
+        self._address = address
+
+    def __dlpack__(self, **_: Any) -> Any:
+        new_capsule = ctypes.PYFUNCTYPE(
+            ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p
+        )(("PyCapsule_New", ctypes.pythonapi))
+        return new_capsule(self._address, _CAPSULE_NAME, None)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return _CPU, _CPU_INDEX
+
+
+def mapped_weights(ffi: ModuleType, library: str) -> list[Any]:
+    """Tensors over the read-only weights of a loaded library, in the order ``main`` takes them.
+
+    Libraries compiled before there were any hold them in the executable: an empty list.
+    """
+    handle = ctypes.CDLL(library)
+    try:
+        count = ctypes.c_int64.in_dll(handle, "iseg_weight_count").value
+    except ValueError:
+        return []
+    first = ctypes.addressof(ctypes.c_char.in_dll(handle, "iseg_weights"))
+    return [ffi.from_dlpack(_DlpackRecord(first + _RECORD_BYTES * i)) for i in range(count)]
 
 
 def _load_error(bundle: Bundle, error: Exception) -> IsegError:

@@ -3,6 +3,7 @@
 // Without a picture it takes the bundle's own sample and compares all pixels with the expected ones.
 // Everything goes through TVM's C interface, so any C++17 compiler and standard library will do.
 
+#include <dlfcn.h>
 #include <tvm/ffi/container/tensor.h>
 #include <tvm/ffi/extra/module.h>
 #include <tvm/ffi/function.h>
@@ -66,6 +67,13 @@ class Segmenter {
         machine_(Get(library_, "vm_load_executable")().cast<ffi::Module>()),
         main_(Get(machine_, "main")) {
     Get(machine_, "vm_initialization")(static_cast<int>(kDLCPU), 0, kPooledAllocator);
+    // The weights are read where the library is mapped: it holds a DLPack record of each.
+    void* library = dlopen((bundle + "/model.so").c_str(), RTLD_NOW);
+    auto* count = library ? static_cast<std::int64_t*>(dlsym(library, "iseg_weight_count")) : nullptr;
+    auto* records = count ? static_cast<DLManagedTensor*>(dlsym(library, "iseg_weights")) : nullptr;
+    for (std::int64_t i = 0; records && i < *count; ++i) {
+      weights_.push_back(ffi::Tensor::FromDLPack(records + i));
+    }
   }
 
   // uint8 (H, W, 3) to uint8 (H, W); the model's size is fixed when it is compiled.
@@ -74,7 +82,11 @@ class Segmenter {
         AlignedMemory(), {image.height, image.width, image.channels}, kUint8, kCpu);
     std::copy(image.pixels.begin(), image.pixels.end(),
               static_cast<std::uint8_t*>(input.data_ptr()));
-    ffi::Tensor output = main_(input).cast<ffi::Tensor>();
+    std::vector<ffi::AnyView> arguments{input};
+    arguments.insert(arguments.end(), weights_.begin(), weights_.end());
+    ffi::Any result;
+    main_.CallPacked(arguments.data(), static_cast<int>(arguments.size()), &result);
+    ffi::Tensor output = result.cast<ffi::Tensor>();
     const auto* classes = static_cast<const std::uint8_t*>(output.data_ptr());
     return {classes, classes + output.numel()};
   }
@@ -87,6 +99,7 @@ class Segmenter {
 
   ffi::Module library_, machine_;
   ffi::Function main_;
+  std::vector<ffi::Tensor> weights_;
 };
 
 double Milliseconds(std::chrono::steady_clock::duration time) {

@@ -16,6 +16,7 @@ from iseg_tvm.kernels.isa import Isa
 from iseg_tvm.passes import straight_line
 from iseg_tvm.passes.check_integer_only import check_integer_only
 from iseg_tvm.passes.fuse_epilogue import fuse_epilogue
+from iseg_tvm.passes.lift_constants import lift_constants
 from iseg_tvm.passes.lower_operators import FindSchedule, default_schedules, lower_operators
 
 Pass = Callable[[tvm.IRModule], tvm.IRModule]
@@ -56,11 +57,13 @@ class LoweredModel:
     module : ready for ``relax.build(..., relax_pipeline=None)``
     kernels : names of the kernels in the order ``main`` calls them
     peak_activation_bytes : size of all activation buffers that the memory plan keeps alive
+    weights : what ``main`` takes after its own parameters; empty where it holds its constants
     """
 
     module: tvm.IRModule
     kernels: tuple[str, ...]
     peak_activation_bytes: int
+    weights: tuple[tvm.runtime.Tensor, ...] = ()
 
 
 def lower_model(
@@ -69,6 +72,8 @@ def lower_model(
     target: tvm.target.Target,
     debug_dump: Path | None = None,
     schedules: FindSchedule = default_schedules,
+    *,
+    lift: bool = False,
 ) -> LoweredModel:
     """Run all phases on a module of the frontend.
 
@@ -79,6 +84,7 @@ def lower_model(
     target : TVM target
     debug_dump : folder that receives the module's text after each phase
     schedules : gives the blocking of each kernel
+    lift : constants become parameters of ``main``
 
     Raises
     ------
@@ -89,9 +95,10 @@ def lower_model(
         phases = kernel_phases(isa, schedules)
         planned = _run(module, phases, debug_dump, 1)
         kernels, peak = called_kernels(planned), planned_bytes(planned)
+        planned, weights = lift_constants(planned) if lift else (planned, ())
         first = 1 + len(phases)
         return LoweredModel(
-            _run(planned, virtual_machine_phases(), debug_dump, first), kernels, peak
+            _run(planned, virtual_machine_phases(), debug_dump, first), kernels, peak, weights
         )
 
 

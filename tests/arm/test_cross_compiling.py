@@ -78,7 +78,7 @@ def _installed(monkeypatch: pytest.MonkeyPatch, *tools: str, zig: bool) -> None:
     ("tools", "zig", "command"),
     [
         (["gcc", "ld.lld", "aarch64-linux-gnu-gcc"], True, "aarch64-linux-gnu-gcc"),
-        (["gcc", "ld.lld"], True, "ld.lld"),
+        (["gcc", "clang", "ld.lld"], True, "clang --target=aarch64-linux-gnu -fuse-ld=lld"),
         (["gcc"], True, f"{sys.executable} -m ziglang cc -target aarch64-linux-gnu"),
     ],
 )
