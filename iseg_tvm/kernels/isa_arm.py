@@ -179,17 +179,11 @@ _ATTENTION = Isa(
     *_WIDE, micro_kernel=partial(emit_reducing_kernel, unroll=4), choices=(202, 301, 401, 501),
     left_flip=_UPPER_HALF,
 )  # fmt: skip
-# Heads are too narrow for a loop that loads ahead: LLVM would unroll it whole.
+# The order of products that LLVM's in-order scheduling makes the best of (docs/arm.md).
 _ATTENTION_INORDER = replace(
-    _ATTENTION, name="neon_inorder", rows=4, vectors=1, choices=(401, 301, 201),
-    micro_kernel=partial(emit_reducing_kernel, unroll=1),
+    _ATTENTION, name="neon_inorder", rows=4, vectors=1, interleave=True, choices=(401, 301, 201),
+    micro_kernel=partial(emit_reducing_kernel, unroll=1, descending=True),
 )  # fmt: skip
-_ATTENTION_INORDER = replace(
-    _ATTENTION_INORDER,
-    weighted=replace(
-        _ATTENTION_INORDER, micro_kernel=partial(emit_reducing_kernel, unroll=2, ahead=True)
-    ),
-)
 _ATTENTION_DOTPROD = Isa(
     "neon_dotprod", ("neon", "dotprod"), 16, 4, "int8", 0, 8, 2, _sdot,
     *_NARROW, _udot_weight_sum, *_WIDE,
@@ -212,12 +206,13 @@ FAMILIES = (
         choices=(202, 301, 401, 501), attention=_ATTENTION,
     ),
     # Fewer values at once: without register renaming, LLVM orders the block above for latency and
-    # spills. Of the blocks and scheduling models tried, the best on the Cortex-A53 by llvm-mca.
+    # spills. Rows lie side by side so that one `ldp` loads two. Of the blocks, orders and scheduling
+    # models tried, the best on the Cortex-A53 by llvm-mca.
     Isa(
-        "neon_inorder", ("neon",), 16, 16, "int8", 0, 3, 1, _neon_dot,
+        "neon_inorder", ("neon",), 16, 16, "int8", 0, 4, 1, _neon_dot,
         *_NARROW, _neon_weight_sum, *_WIDE, _neon_weight_dot,
-        table_lookup=_neon_table_lookup, micro_kernel=partial(emit_reducing_kernel, unroll=4),
-        choices=(401, 301, 201), attention=_ATTENTION_INORDER,
+        table_lookup=_neon_table_lookup, micro_kernel=partial(emit_reducing_kernel, unroll=2),
+        interleave=True, choices=(401, 301, 201), attention=_ATTENTION_INORDER,
     ),
     Isa(
         "neon_dotprod", ("neon", "dotprod"), 16, 4, "int8", 0, 12, 2, _sdot,

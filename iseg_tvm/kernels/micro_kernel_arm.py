@@ -119,42 +119,26 @@ def emit_row_lane_kernel(
 def emit_reducing_kernel(
     isa: Isa, dot: Dot, left: Buffer, left_start: Expr, left_stride: int, rows: int,
     right: Buffer, right_start: Expr, width: int, depth: int, initial: Initial = None,
-    *, unroll: int, ahead: bool = False,
+    *, unroll: int, descending: bool = False,
 ) -> Accumulators:  # fmt: skip
     """Lanes run over the inner dimension and are added up at the end: nothing is broadcast.
 
     ``dot`` takes (accumulator, left int8x16, right int8x16) and may add a product to any lane.
-    ``ahead`` loads the right operand one step early, for cores that wait for a load in its place.
+    ``descending`` writes the products last to first, which changes the order LLVM gives them.
     """
     values, start = _bytes(isa, left), left_start * isa.k_group
     partial = _filled(rows, width)
-
-    held, steps = scratch(width * BYTES, "int8"), depth // BYTES
-
-    def fetch(k: Expr, column: int) -> None:
-        place = right_start + (k * width + column) * BYTES
-        store(held, column * BYTES, load(right, place, BYTES), BYTES)
-
-    def multiply(k: Expr, following: Expr | None) -> None:
-        for r, row in enumerate(partial):
-            (word,) = _vectors(values, start + r * left_stride * BYTES + k * BYTES, 1)
-            for c in range(width):
-                _add_to(row, 4 * c, dot, word, T.Bind(load(held, c * BYTES, BYTES)))
-                if following is not None and r == rows - 1:
-                    fetch(following, c)
+    row_bytes = BYTES if isa.interleave else left_stride * BYTES
+    tile = [(r, c) for r in range(rows) for c in range(width)]
 
     def step(k: Expr) -> None:
-        if not ahead:
-            for c in range(width):
-                fetch(k, c)
-        multiply(k, k + 1 if ahead else None)
+        first = start + k * (isa.row_group * BYTES)
+        words = [_vectors(values, first + r * row_bytes, 1)[0] for r in range(rows)]
+        columns = _vectors(right, right_start + k * (width * BYTES), width)
+        for r, c in reversed(tile) if descending else tile:
+            _add_to(partial[r], 4 * c, dot, words[r], columns[c])
 
-    if ahead:
-        for c in range(width):
-            fetch(T.int32(0), c)
-    _unrolled(steps - ahead, unroll, step)
-    if ahead:
-        multiply(T.int32(steps - 1), None)
+    _unrolled(depth // BYTES, unroll, step)
     accumulators = [scratch(width, "int32") for _ in range(rows)]
     for row, result in zip(partial, accumulators, strict=True):
         for v in range(0, width, 4):
