@@ -206,7 +206,7 @@ FAMILIES = (
         choices=(202, 301, 401, 501), attention=_ATTENTION,
     ),
     # Fewer values at once: without register renaming, LLVM orders the block above for latency and
-    # spills. Rows lie side by side so that one `ldp` loads two. Of the blocks, orders and scheduling
+    # spills. Rows lie side by side, so one `ldp` loads two. Of the blocks, orders and scheduling
     # models tried, the best on the Cortex-A53 by llvm-mca.
     Isa(
         "neon_inorder", ("neon",), 16, 16, "int8", 0, 4, 1, _neon_dot,
