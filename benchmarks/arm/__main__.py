@@ -59,7 +59,10 @@ def inner_loops() -> list[dict[str, Any]]:
     for target, core in CORES.items():
         layer = layer_loop(compile_work(target, linear(SHAPES[0]), None))
         logits, weighted = attention_loops(compile_work(target, attention(FULL_TILES), None))
-        for name, loop in (("layer", layer), ("logits", logits), ("weighted sum", weighted)):
+        loops = [("layer", layer), ("logits", logits), ("weighted sum", weighted)]
+        if logits.stores:
+            loops[1:2] = [("logits", logits.multiplying()), ("logits and their results", logits)]
+        for name, loop in loops:
             turn = cycles(loop, core.model, tool, libraries)
             rows.append(
                 {
@@ -131,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     loops = inner_loops()
     for row in loops:
         print(
-            f"{row['target']:13} {row['loop']:12} {row['model']:12}"
+            f"{row['target']:13} {row['loop']:24} {row['model']:12}"
             f" {row['mac_per_instruction']:6} MAC/instruction {row['mac_per_cycle']:6} MAC/cycle,"
             f" {row['share_of_limit']:.1%} of {row['limit']}"
         )

@@ -28,6 +28,7 @@ _PRODUCTS = {
     **dict.fromkeys(("smull", "smull2", "smlal", "smlal2", "smlsl", "smlsl2"), 8),
     "sdot": 16, "smmla": 32, "usmmla": 32,
 }  # fmt: skip
+_OPERANDS = re.compile(r"ld(u?r|p)\s+q")
 _BRANCH = re.compile(r"(b\.\w+|cbn?z\s+\w+,|tbn?z\s+\w+,\s*#\d+,)\s*(\.L\w+)")
 
 
@@ -59,6 +60,16 @@ class InnerLoop:
         """Multiply-accumulates of one turn."""
         found = Counter(line.split()[0] for line in self.instructions)
         return sum(found[name] * count for name, count in _PRODUCTS.items())
+
+    @property
+    def stores(self) -> bool:
+        """Whether it writes results: LLVM unrolled the inner dimension and a tile is left."""
+        return any(line.startswith("st") for line in self.instructions)
+
+    def multiplying(self) -> InnerLoop:
+        """Only the products and the loads of their operands, in order."""
+        kept = (x for x in self.instructions if x.split()[0] in _PRODUCTS or _OPERANDS.match(x))
+        return InnerLoop(tuple(kept))
 
 
 def _loops(assembly: str) -> Iterator[tuple[str, ...]]:
