@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,29 +25,17 @@ from benchmarks.arm.mca import CORES, attention_loops, cycles, layer_loop
 from benchmarks.arm.peers import PACKAGES, PEERS, prepare_site
 from benchmarks.main import run_main, write_json
 from benchmarks.provenance import provenance
-from iseg_tvm.files import atomic_dir
-from tests.arm.userspace import UserSpace, prepare, unpack
+from tests.arm.userspace import UserSpace, cache_folder, host_tools, prepare
 
 RESULT = Path(__file__).parents[1] / "results" / "arm_counts.json"
 LLVM_MCA_PACKAGE = "llvm-19"
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iseg-tvm"
-
-
 def _llvm_mca() -> tuple[Path, Path]:
     """Debian's llvm-mca, unpacked once, and the folder of its libraries."""
-    folder = _cache() / LLVM_MCA_PACKAGE
-    if not (folder / "root").is_dir():
-        dpkg = ["dpkg", "--print-architecture"]
-        architecture = subprocess.run(dpkg, capture_output=True, text=True, check=True).stdout
-        with atomic_dir(folder, marker="root") as fresh:
-            # It runs on the host's C library: only what is not installed there is downloaded.
-            installed = Path("/var/lib/dpkg/status")
-            unpack([LLVM_MCA_PACKAGE], architecture.strip(), fresh / "root", installed)
-    tool = next(folder.glob("root/usr/lib/llvm-*/bin/llvm-mca"))
-    return tool, next(folder.glob("root/usr/lib/*-linux-gnu"))
+    root = host_tools(LLVM_MCA_PACKAGE, [LLVM_MCA_PACKAGE])
+    tool = next(root.glob("usr/lib/llvm-*/bin/llvm-mca"))
+    return tool, next(root.glob("usr/lib/*-linux-gnu"))
 
 
 def inner_loops() -> list[dict[str, Any]]:
@@ -84,7 +70,7 @@ def instruction_counts(
 ) -> list[dict[str, Any]]:
     """Instructions of a call on every emulated CPU: ours, and the other runtimes."""
     space, rows = prepare(), []
-    site = prepare_site(_cache() / "arm-peers") if peers else None
+    site = prepare_site(cache_folder() / "arm-peers") if peers else None
     with tempfile.TemporaryDirectory(prefix="iseg-arm-") as name:
         plugin = build_plugin(Path(name))
         for cpu, target in TARGETS.items():

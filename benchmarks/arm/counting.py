@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -64,7 +65,11 @@ def count(
     space: UserSpace, plugin: Path, cpu: str, engine: str, job: Path, site: Sequence[Path] = ()
 ) -> Counts:
     """The least of :data:`PROCESSES` processes: waiting threads of a runtime only ever add."""
-    found = [count_once(space, plugin, cpu, engine, job, site) for _ in range(PROCESSES)]
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        runs = [
+            pool.submit(count_once, space, plugin, cpu, engine, job, site) for _ in range(PROCESSES)
+        ]
+    found = [run.result() for run in runs]
     return min(found, key=lambda counts: counts.all)
 
 

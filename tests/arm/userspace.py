@@ -64,7 +64,7 @@ def prepare() -> UserSpace:
     PreparationError
         No apt, dpkg-deb or pip here, or a package cannot be had.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iseg-tvm"
+    cache = cache_folder()
     recipe = json.dumps([RECIPE, DEBIAN_PACKAGES, _requirements(), PLATFORMS])
     folder = cache / f"arm64-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if not (folder / MARKER).is_file():
@@ -95,14 +95,40 @@ def _unpacked_qemu(folder: Path) -> tuple[str, ...]:
     """Command of an unpacked QEMU, run by the C library it came with."""
     if not (folder / MARKER).is_file():
         with atomic_dir(folder, marker=MARKER) as fresh:
-            architecture = _run(["dpkg", "--print-architecture"]).strip()
-            unpack(["qemu-user"], architecture, fresh / "root")
+            unpack(["qemu-user"], _host_architecture(), fresh / "root")
             (fresh / MARKER).write_text("{}", encoding="utf-8")
     root = folder / "root"
     loader = next(p for p in root.rglob("ld-linux*.so.*") if not p.is_symlink())
     libraries = [str(p) for p in sorted(root.glob("**/lib/*-linux-gnu"))]
     emulator = root / "usr/bin/qemu-aarch64"
     return (str(loader), "--library-path", ":".join(libraries), str(emulator))
+
+
+def host_tools(name: str, packages: list[str]) -> Path:
+    """Root of the cache's folder ``name``, where packages for this machine are unpacked once.
+
+    They run on its C library: only what is not installed is downloaded.
+
+    Raises
+    ------
+    PreparationError
+        No apt or dpkg-deb here, or a package cannot be had.
+    """
+    folder = cache_folder() / name
+    if not (folder / "root").is_dir():
+        with atomic_dir(folder, marker="root") as fresh:
+            installed = Path("/var/lib/dpkg/status")
+            unpack(packages, _host_architecture(), fresh / "root", installed)
+    return folder / "root"
+
+
+def cache_folder() -> Path:
+    """Where all that is downloaded stays."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iseg-tvm"
+
+
+def _host_architecture() -> str:
+    return _run(["dpkg", "--print-architecture"]).strip()
 
 
 def unpack(
