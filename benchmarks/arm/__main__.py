@@ -12,6 +12,7 @@ from benchmarks.arm.counting import build_plugin, count
 from benchmarks.arm.kernels import (
     ATTENTIONS,
     FULL_TILES,
+    SEG_S_SHAPES,
     SHAPES,
     TARGETS,
     AttentionShape,
@@ -125,6 +126,8 @@ def run(args: argparse.Namespace) -> int:
             f" {row['share_of_limit']:.1%} of {row['limit']}"
         )
     chosen = (SHAPES[:1], ()) if args.quick else (SHAPES, ATTENTIONS)
+    if args.all:
+        chosen = (SHAPES + SEG_S_SHAPES, ATTENTIONS)
     counts = instruction_counts(*chosen, not args.no_peers)
     values = {
         "what": "instructions executed under QEMU user emulation and llvm-mca cycles; no board",
@@ -139,7 +142,9 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.arm", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the first shape only")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="the first shape only")
+    size.add_argument("--all", action="store_true", help="the layers of Seg-S too")
     parser.add_argument("--no-peers", action="store_true", help="our kernels only")
     parser.add_argument("-o", "--output", type=Path, default=RESULT, help="JSON file")
     parser.add_argument("-v", "--verbose", action="store_true", help="traceback after an error")

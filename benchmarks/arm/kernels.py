@@ -22,15 +22,19 @@ Shape = tuple[int, int, int]
 SHAPES: tuple[Shape, ...] = (
     (64, 384, 384),
     *((1025, 192, 576), (1025, 192, 192), (1025, 192, 768), (1025, 768, 192)),
+)
+"""The shape of the design notes, and the layers of a block of Seg-T at 512 x 512."""
+
+SEG_S_SHAPES: tuple[Shape, ...] = (
     *((1025, 384, 1152), (1025, 384, 384), (1025, 384, 1536), (1025, 1536, 384)),
 )
-"""The shape of the design notes, and the layers of a block of Seg-T and of Seg-S at 512 x 512."""
+"""The layers of a block of Seg-S at 512 x 512."""
 
 AttentionShape = tuple[int, int, int]
 """(tokens, heads, head width)."""
 
-ATTENTIONS: tuple[AttentionShape, ...] = ((1025, 3, 64), (1025, 6, 64))
-"""Seg-T and Seg-S at 512 x 512."""
+ATTENTIONS: tuple[AttentionShape, ...] = ((1025, 3, 64),)
+"""Seg-T at 512 x 512; Seg-S has twice the heads."""
 
 FULL_TILES: AttentionShape = (1008, 3, 64)
 """Tokens that every register block divides, so that no loop is for those left over."""
