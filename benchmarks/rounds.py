@@ -26,11 +26,19 @@ _PAUSE_S = 0.03  # threads of the engine before go to sleep
 
 @dataclass(frozen=True)
 class Input:
-    """What one engine is given: its model file and its image file."""
+    """What one engine is given.
+
+    Attributes
+    ----------
+    engine, path, image : the engine, its model file and its image file
+    reference : class map of the float model in the form that the engine computes; None: its
+        agreement is not checked
+    """
 
     engine: Engine
     path: Path
     image: Path
+    reference: np.ndarray | None = None
 
 
 class Worker:
@@ -107,7 +115,6 @@ def measure(
     inputs: Sequence[Input],
     threads: int,
     rounds: int,
-    reference: np.ndarray | None,
     progress: Callable[[str, int, int], None],
 ) -> dict[str, Any]:
     """Load all engines, check them, and let them take turns.
@@ -117,7 +124,6 @@ def measure(
     inputs : engines with their files
     threads : of every engine
     rounds : turns of every engine
-    reference : class map of the float model; None: agreement is not checked
     progress : told of each stage
 
     Returns
@@ -139,7 +145,7 @@ def measure(
             worker = Worker(given, threads, folder)
             stack.callback(worker.close)
             workers.append(worker)
-            agreements[given.engine.name] = check_agreement(worker, reference)
+            agreements[given.engine.name] = check_agreement(worker, given.reference)
         times: dict[str, list[list[float]]] = {w.engine.name: [] for w in workers}
         with foreign_load(workers) as foreign:
             for number in range(rounds):
