@@ -47,7 +47,8 @@ class Isa:
     rows, vectors : register block: ``rows`` x (``vectors`` * lanes) accumulators
     dot : (accumulator int32xL, left word int32, right int8x(L * k_group)) -> int32xL
     multiply_high : (int16xN, int16xN, N) -> ``(a * b + 2**14) >> 15`` as int16xN
-    shift_right : (g int16xN >= 0, i int16xN in [0, 2**11], N) -> ``g >> i`` as int16xN, 0 if i > 15
+    shift_right : (g int16xN >= 0, i int16xN in [0, 2**11], N) -> ``g >> i`` as int16xN, or
+        0 if i > 15; where there is a ``tile_unit``, g is any bits of uint16
     round_shift : (int16xN, constant s in [0, 15], N) -> ``rshr(x, s)`` as int16xN
     narrow16 : (int32xL, int32xL, L) -> both saturated to int16, int16x2L
     narrow8 : (int16xN, int16xN, N) -> both saturated to int8, int8x2N

@@ -78,8 +78,8 @@ def test_margin(
     tasks: dict[str, Task], target: TargetSpec, tmp_path: Path, share: float | None
 ) -> None:
     """A candidate at a share of the default's time; None: the default was not measured."""
-    task = next(task for task in tasks.values() if "tasks" in task.space)
-    other = {**task.default, "tasks": task.space["tasks"][-1]}
+    task = next(task for task in tasks.values() if len(task.space.get("block", ())) > 1)
+    other = {**task.default, "block": task.space["block"][-1]}
     log = TuningLog(tmp_path / target.name / "made", resume=False)
     if share is not None:
         add_record(log, task, target, task.default, 1.0)
