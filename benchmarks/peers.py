@@ -73,15 +73,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def prepare(
-    engine: Engine, model: str, form: str, target: TargetSpec, cache: Path
+    engine: Engine, model: str, form: str, threads: int, target: TargetSpec, cache: Path
 ) -> Input:
-    """Files of one engine, made unless the cache holds them."""
+    """Files of one engine, made unless the cache holds them.
+
+    Ours computes the integer-only form beside either form of the others, and is compared with it.
+    """
     if engine.name != OURS:
         path = peer_files.peer_file(engine.file, model, form, cache)
-        return Input(engine, path, peer_files.image_file(cache))
+        theirs = peer_files.reference(model, form, cache)
+        return Input(engine, path, peer_files.image_file(cache), threads, theirs)
     bundle = models.bundle(model, target, cache)
     size = load(bundle).manifest.image_size
-    return Input(engine, bundle, peer_files.photo_file(cache, size))
+    own = model.endswith(".safetensors")
+    reference = None if own else peer_files.reference(model, INTEGER_FORM, cache)
+    return Input(engine, bundle, peer_files.photo_file(cache, size), threads, reference)
 
 
 def measure_slice(
@@ -89,14 +95,11 @@ def measure_slice(
 ) -> dict[str, Any]:
     """One slice of the result file."""
     engines = find_engines(args.engines)
-    reference = None
     if model.endswith(".safetensors"):
         engines = [engine for engine in engines if engine.name == OURS]
-    elif form == INTEGER_FORM or len(engines) > 1:
-        reference = peer_files.reference(model, form, args.cache)
-    inputs = [prepare(engine, model, form, target, args.cache) for engine in engines]
+    inputs = [prepare(engine, model, form, threads, target, args.cache) for engine in engines]
     head = {"model": model, "form": form, "threads": threads, "provenance": provenance()}
-    measured = measure(inputs, threads, args.rounds, reference, _progress(model, form, threads))
+    measured = measure(inputs, args.rounds, _progress(model, form, threads))
     return {**head, **measured, "load_average_after": os.getloadavg()[0]}
 
 
@@ -157,8 +160,7 @@ def run(args: argparse.Namespace) -> int:
         for model, form, engine in itertools.product(
             args.models, args.forms, find_engines(args.engines)
         ):
-            given = prepare(engine, model, form, target, args.cache)
-            peer_files.reference(model, form, args.cache)
+            given = prepare(engine, model, form, 1, target, args.cache)
             print(f"{model}, {form}, {engine.name}: {given.path}")
         return 0
     sources = models.digest(models.LIBRARY_SOURCES)

@@ -26,11 +26,21 @@ _PAUSE_S = 0.03  # threads of the engine before go to sleep
 
 @dataclass(frozen=True)
 class Input:
-    """What one engine is given: its model file and its image file."""
+    """What one engine is given.
+
+    Attributes
+    ----------
+    engine, path, image : the engine, its model file and its image file
+    threads : of the engine
+    reference : class map of the float model in the form that the engine computes; None: its
+        agreement is not checked
+    """
 
     engine: Engine
     path: Path
     image: Path
+    threads: int
+    reference: np.ndarray | None = None
 
 
 class Worker:
@@ -43,14 +53,14 @@ class Worker:
     peak_memory_bytes : largest resident size so far
     """
 
-    def __init__(self, given: Input, threads: int, folder: Path) -> None:
+    def __init__(self, given: Input, folder: Path) -> None:
         self.engine = given.engine
         classes = folder / f"{given.engine.name}.npy"
         arguments = {
             "runtime": given.engine.runtime,
             "path": str(given.path),
             "image": str(given.image),
-            "threads": threads,
+            "threads": given.threads,
             "hint": given.engine.hint,
             "classes": str(classes),
         }
@@ -67,11 +77,11 @@ class Worker:
         self.peak_memory_bytes: int | None = ready["peak_memory_bytes"]
         self.classes = np.load(classes)
 
-    def turn(self) -> list[float]:
-        """Milliseconds of the runs of one turn."""
+    def turn(self, most: int) -> list[float]:
+        """Milliseconds of the runs of one turn, `most` at most."""
         assert self._process.stdin is not None
         print(
-            json.dumps({"seconds": TURN_SECONDS, "most": TURN_RUNS}),
+            json.dumps({"seconds": TURN_SECONDS, "most": most}),
             file=self._process.stdin,
             flush=True,
         )
@@ -105,20 +115,18 @@ class Worker:
 
 def measure(
     inputs: Sequence[Input],
-    threads: int,
     rounds: int,
-    reference: np.ndarray | None,
     progress: Callable[[str, int, int], None],
+    runs: int = TURN_RUNS,
 ) -> dict[str, Any]:
     """Load all engines, check them, and let them take turns.
 
     Parameters
     ----------
     inputs : engines with their files
-    threads : of every engine
     rounds : turns of every engine
-    reference : class map of the float model; None: agreement is not checked
     progress : told of each stage
+    runs : most timed runs of a turn
 
     Returns
     -------
@@ -136,16 +144,16 @@ def measure(
         workers, agreements = [], {}
         for done, given in enumerate(inputs):
             progress("loading", done, len(inputs))
-            worker = Worker(given, threads, folder)
+            worker = Worker(given, folder)
             stack.callback(worker.close)
             workers.append(worker)
-            agreements[given.engine.name] = check_agreement(worker, reference)
+            agreements[given.engine.name] = check_agreement(worker, given.reference)
         times: dict[str, list[list[float]]] = {w.engine.name: [] for w in workers}
         with foreign_load(workers) as foreign:
             for number in range(rounds):
                 progress("measuring", number, rounds)
                 for worker in workers:
-                    times[worker.engine.name].append(worker.turn())
+                    times[worker.engine.name].append(worker.turn(runs))
                     time.sleep(_PAUSE_S)
         progress("measuring", rounds, rounds)
         engines = {

@@ -25,8 +25,14 @@ _log = logging.getLogger(__name__)
 FAILED_SECONDS = 1e10
 """What MetaSchedule writes as the time of a candidate that did not run."""
 
-_CANDIDATES = 8
-"""Best records looked at; more than one counts only where a kernel's design space has changed."""
+MARGIN = 0.97
+"""A record counts only if it took less than this share of the default's time in its own log.
+
+Smaller gains are within the noise of a measurement, and turn into losses on another CPU of the
+same target.
+"""
+
+_ALL = 1_000_000
 
 
 def load_schedules(target: TargetSpec, directory: Path | None = None) -> TunedSchedules:
@@ -107,17 +113,25 @@ class TunedSchedules:
         return self.found[key]
 
     def _best(self, operator: Operator, context: LoweringContext, space: Space) -> Schedule | None:
+        """Fastest schedule relative to the default of its own log; None without any record.
+
+        A log whose default is another one was taken with other kernels and does not count.
+        """
         module = workload_module(operator, context)
-        timed: list[tuple[float, Schedule]] = []
+        default = {name: values[0] for name, values in space.items()}
+        best: tuple[float, Schedule] | None = None
         for database in self.databases:
             # Committing a workload that is not there would write to the log.
             if not database.has_workload(module):
                 continue
-            for record in database.get_top_k(database.commit_workload(module), _CANDIDATES):
-                seconds, schedule = seconds_of(record), schedule_of(record)
-                if seconds is not None and in_space(schedule, space):
-                    timed.append((seconds, schedule))
-        return min(timed, key=lambda pair: pair[0])[1] if timed else None
+            timed = _timed(database, module, space)
+            base = next((seconds for seconds, schedule in timed if schedule == default), None)
+            if base is None:
+                continue
+            fastest, schedule = min(timed, key=lambda pair: pair[0])
+            found = (fastest / base, schedule) if fastest < MARGIN * base else (1.0, default)
+            best = found if best is None or found[0] < best[0] else best
+        return None if best is None else best[1]
 
     def summary(self, target: TargetSpec) -> str:
         """One line: how many kernels are tuned."""
@@ -128,6 +142,18 @@ class TunedSchedules:
             f"{len(self.missing)} of {total} kernels have no tuning record for {target.name} "
             "and are blocked by default (`iseg-tvm tune` makes records)"
         )
+
+
+def _timed(
+    database: JSONDatabase, module: tvm.IRModule, space: Space
+) -> list[tuple[float, Schedule]]:
+    """(seconds, schedule) of every record that ran and that the generator still offers."""
+    found = []
+    for record in database.get_top_k(database.commit_workload(module), _ALL):
+        seconds, schedule = seconds_of(record), schedule_of(record)
+        if seconds is not None and in_space(schedule, space):
+            found.append((seconds, schedule))
+    return found
 
 
 def seconds_of(record: Any) -> float | None:

@@ -24,11 +24,9 @@ from iseg_tvm.kernels.attention_packing import (
     emit_pack_keys,
     emit_pack_values,
 )
-from iseg_tvm.kernels.attention_tiles import (
-    TILE_BLOCK_ROWS,
-    TileAttention,
-    build_tile_attention,
-)
+from iseg_tvm.kernels.attention_shape import AttentionShape
+from iseg_tvm.kernels.attention_tiles import build_tile_attention
+from iseg_tvm.kernels.attention_tiles_logits import TILE_BLOCK_ROWS, TileAttention
 from iseg_tvm.kernels.isa import Isa
 from iseg_tvm.kernels.micro_kernel import word_dtype
 from iseg_tvm.kernels.packing import PanelLayout, emit_pack_left_row, round_up
@@ -63,27 +61,8 @@ from relay_ops.shiftmax_attention import POLYNOMIALS, check_constants
 
 
 @dataclass(frozen=True)
-class Attention:
-    """Shapes and blocking.
-
-    Attributes
-    ----------
-    isa : with the register block of the first product
-    block_rows : queries a task handles, a multiple of both products' rows
-    """
-
-    isa: Isa
-    tokens: int
-    heads: int
-    head_width: int
-    block_rows: int
-    exponential: ShiftExponential
-    post_shift: int
-
-    @property
-    def width(self) -> int:
-        """Model width: heads * head width."""
-        return self.heads * self.head_width
+class Attention(AttentionShape):
+    """Layouts of its right operands; ``block_rows`` is a multiple of both products' rows."""
 
     @property
     def keys(self) -> KeyLayout:
@@ -102,11 +81,6 @@ class Attention:
     def stride(self) -> int:
         """Keys of a row of logits and of weights, padding included."""
         return row_stride(self.isa, self.tokens)
-
-    @property
-    def blocks(self) -> int:
-        """Query blocks of one head."""
-        return -(-self.tokens // self.block_rows)
 
 
 @dataclass(frozen=True)
@@ -132,8 +106,8 @@ def build_attention(shape: Attention, name: str) -> PrimFunc:
         tables = Tables(per_head, buffers[2], buffers[3])
         out = flat(buffers[4], "int8", shape.tokens * shape.width)
         packed = _emit_packing(shape, qkv)
-        with T.parallel(0, shape.heads * shape.blocks) as task:
-            head, block = T.Bind(task // shape.blocks), T.Bind(task % shape.blocks)
+        with T.parallel(0, shape.tasks) as task:
+            head, block = shape.of_task(task)
             _emit_block(shape, qkv, tables, packed, head, block, out)
     return builder.get()
 

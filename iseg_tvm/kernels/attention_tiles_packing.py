@@ -84,7 +84,7 @@ def emit_packing(packed: PackedGroups, qkv: Buffer) -> tuple[Buffer, Buffer]:
     """Pack keys and values, a group of keys at a time."""
     keys, values = scratch(packed.size, "int8"), scratch(packed.size, "int8")
     with T.parallel(0, packed.heads * packed.groups) as task:
-        head, group = T.Bind(task // packed.groups), T.Bind(task % packed.groups)
+        group, head = T.Bind(task // packed.heads), T.Bind(task % packed.heads)
         rows = [_rows(packed, qkv, head, group, part) for part in (1, 2)]
         for chunk in range(packed.chunks):
             _emit_keys(packed, keys, *rows[0], head, group, chunk)

@@ -48,9 +48,6 @@ class LeftRows:
     in_place: Buffer | None = None
 
 
-LEFT_BLOCK_BYTES = 192 * 1024
-"""Packed left rows of a block stay in L2 beside the panel in use."""
-
 TASKS = 8
 """Tasks are a multiple of half of this, so that 2 and 4 threads get equal shares."""
 
@@ -94,7 +91,7 @@ def default_tasks(isa: Isa, rows: int, inner: int) -> int:
     """Number of row blocks: some for every thread, left rows of each within their share of L2."""
     tiles = -(-rows // isa.rows)
     row_bytes = isa.depth(inner) * np.dtype(isa.a_dtype).itemsize
-    by_cache = -(-rows * row_bytes // LEFT_BLOCK_BYTES)
+    by_cache = -(-rows * row_bytes // isa.left_block_bytes)
     return min(round_up(max(by_cache, TASKS), TASKS // 2), tiles)
 
 

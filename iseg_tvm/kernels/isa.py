@@ -28,6 +28,10 @@ TableLookup = Callable[[Buffer, Expr, int], Expr]
 MicroKernel = Callable[..., list[Buffer]]
 
 
+DEEP = 512
+"""Inner size from which a panel of the register block's default width leaves L1."""
+
+
 @dataclass(frozen=True)
 class Isa:
     """One kernel family.
@@ -43,7 +47,8 @@ class Isa:
     rows, vectors : register block: ``rows`` x (``vectors`` * lanes) accumulators
     dot : (accumulator int32xL, left word int32, right int8x(L * k_group)) -> int32xL
     multiply_high : (int16xN, int16xN, N) -> ``(a * b + 2**14) >> 15`` as int16xN
-    shift_right : (g int16xN >= 0, i int16xN in [0, 2**11], N) -> ``g >> i`` as int16xN, 0 if i > 15
+    shift_right : (g int16xN >= 0, i int16xN in [0, 2**11], N) -> ``g >> i`` as int16xN, or
+        0 if i > 15; where there is a ``tile_unit``, g is any bits of uint16
     round_shift : (int16xN, constant s in [0, 15], N) -> ``rshr(x, s)`` as int16xN
     narrow16 : (int32xL, int32xL, L) -> both saturated to int16, int16x2L
     narrow8 : (int16xN, int16xN, N) -> both saturated to int8, int8x2N
@@ -67,6 +72,9 @@ class Isa:
     depth_multiple : inner sizes are padded to a multiple of it; 0: of ``k_group``
     tile_unit : unit that computes the products in place of ``dot``, in blocks of whole tiles
     choices : register blocks worth trying where ``registers`` does not tell
+    deep_block : register block of products whose inner size is at least :data:`DEEP`, where it is
+        another one than of others
+    left_block_bytes : packed left rows of a task, which stay in L2 beside the panel in use
     attention : record for attention's products, where their layouts differ from those of layers
     weighted : in such a record, that of the product of weights and values, where it differs
     left_flip : bits flipped in each of ``k_group`` packed left values, as ``dot`` wants them
@@ -100,6 +108,8 @@ class Isa:
     depth_multiple: int = 0
     tile_unit: TileUnit | None = None
     choices: tuple[int, ...] = ()
+    deep_block: int | None = None
+    left_block_bytes: int = 192 * 1024
     attention: Isa | None = None
     weighted: Isa | None = None
     left_flip: tuple[int, ...] = ()
@@ -132,6 +142,10 @@ class Isa:
     def with_block(self, block: int) -> Isa:
         """Return the same family with another register block, in the form of :attr:`block`."""
         return replace(self, rows=block // 100, vectors=block % 100)
+
+    def for_depth(self, inner: int) -> Isa:
+        """Return the family with the register block that suits an inner size."""
+        return self if self.deep_block is None or inner < DEEP else self.with_block(self.deep_block)
 
     def blocks(self) -> list[int]:
         """Register blocks worth trying, the family's own first: the tallest of each width."""

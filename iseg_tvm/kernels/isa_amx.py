@@ -83,6 +83,8 @@ _LAYERS = replace(
     vectors=4,
     tile_unit=Amx(),
     choices=(1604, 3202),
+    deep_block=3202,
+    left_block_bytes=768 * 1024,  # every CPU with AMX has 2 MB of L2
 )
 
 FAMILIES = (_LAYERS,)

@@ -92,7 +92,8 @@ def _unpack(
 
 
 def _gemm_of(context: LoweringContext, rows: int, inner: int, epilogue: Epilogue) -> Gemm:
-    isa = context.isa.with_block(context.schedule.get("block", context.isa.block))
+    isa = context.isa.for_depth(inner)
+    isa = isa.with_block(context.schedule.get("block", isa.block))
     dot = isa.dot
     weight = context.constants.get("weight")
     if isa.weight_dot is not None and weight is not None and weight.min() > -128:
@@ -102,13 +103,18 @@ def _gemm_of(context: LoweringContext, rows: int, inner: int, epilogue: Epilogue
 
 
 def gemm_space(context: LoweringContext) -> Space:
-    """What a tuner may choose: register block, and parallel tasks the rows are cut into."""
-    isa = context.isa
+    """What a tuner may choose: register block, and parallel tasks the rows are cut into.
+
+    Where there is work for four tasks, fewer would leave CPUs idle that the tuner's machine may
+    not have.
+    """
     rows = context.result.shape[0]
     inner = context.types["b" if "b" in context.types else "weight"].shape[1]
+    isa = context.isa.for_depth(inner)
     default = default_tasks(isa, rows, inner)
     tiles = -(-rows // isa.rows)
-    others = [n for n in (1, 2, 4, 8, 12, 16, 20, 24, 32, 48) if n <= tiles and n != default]
+    offered = (1, 2, 4, 8, 12, 16, 20, 24, 32, 48)
+    others = [n for n in offered if min(4, tiles // 4) <= n <= tiles and n != default]
     return {"block": isa.blocks(), "tasks": [default, *others]}
 
 

@@ -58,14 +58,14 @@ def test_our_library_alone(small: tuple[Path, Path], capsys: pytest.CaptureFixtu
 def test_worker_runs_the_bundle(small: tuple[Path, Path], tmp_path: Path) -> None:
     path, cache = small
     target = load_target("native")
-    given = peers.prepare(find_engines([OURS])[0], str(path), INTEGER_FORM, target, cache)
+    given = peers.prepare(find_engines([OURS])[0], str(path), INTEGER_FORM, 1, target, cache)
     segmenter = load(given.path, 1)
     image = tmp_path / "image.npy"
     np.save(image, random_image(*segmenter.manifest.image_size))
-    worker = rounds.Worker(replace(given, image=image), 1, tmp_path)
+    worker = rounds.Worker(replace(given, image=image), tmp_path)
     try:
         np.testing.assert_array_equal(worker.classes, segmenter.run(np.load(image)))
-        assert len(worker.turn()) == rounds.TURN_RUNS
+        assert len(worker.turn(3)) == 3
         assert worker.cpu_s() > 0
         assert rounds.check_agreement(worker, worker.classes) == 1
         with pytest.raises(IsegError, match="agrees with the float model on 0.0%"):
@@ -75,9 +75,9 @@ def test_worker_runs_the_bundle(small: tuple[Path, Path], tmp_path: Path) -> Non
 
 
 def test_a_worker_that_cannot_load(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    given = rounds.Input(find_engines([OURS])[0], tmp_path / "none", tmp_path / "none.npy")
+    given = rounds.Input(find_engines([OURS])[0], tmp_path / "none", tmp_path / "none.npy", 1)
     with pytest.raises(IsegError, match="process ended with status 1"):
-        rounds.Worker(given, 1, tmp_path)
+        rounds.Worker(given, tmp_path)
     assert "no bundle folder" in capfd.readouterr().err
 
 

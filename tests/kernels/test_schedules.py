@@ -17,7 +17,7 @@ from tests.ops.support import integers
 
 _, ISA, TARGET = [row for row in ISAS if not row[0].endswith("-emulated")][-1]
 
-ROWS = 37
+ROWS = 101
 NORM = {
     "x": integers(1, "int16", ROWS, 24),
     "gamma": integers(2, "int16", 24),
@@ -76,7 +76,9 @@ def test_schedules_are_used(
 ) -> None:
     space = OPERATORS[operator].space(context_of(operator, ISA, tensors, attributes))
     default = lower(operator, ISA, tensors, attributes).function
-    for name, values in space.items():
+    several = {name: values for name, values in space.items() if len(values) > 1}
+    assert several
+    for name, values in several.items():
         other = lower(operator, ISA, tensors, attributes, {name: values[-1]}).function
         assert not structural_equal(default, other), name
 

@@ -7,14 +7,19 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tvm
+from tvm.s_tir.meta_schedule.database import TuningRecord
 
+from iseg_tvm.build import tvm_target
 from iseg_tvm.errors import IsegError
-from iseg_tvm.schedules import TunedSchedules, load_schedules, open_log
+from iseg_tvm.schedules import MARGIN, TunedSchedules, load_schedules, open_log
 from iseg_tvm.targets import TargetSpec
 from iseg_tvm.tuning.log import TuningLog, repair
 from iseg_tvm.tuning.run import TunedTask
 from iseg_tvm.tuning.tasks import Task
 from iseg_tvm.tuning_files import PROVENANCE, RECORDS, SUMMARY, WORKLOADS
+from iseg_tvm.workload import sample
+from relay_ops.operator import Schedule
 from tests.tuning.conftest import TRIALS
 
 Tuned = tuple[Path, list[TunedTask]]
@@ -43,13 +48,44 @@ def test_log_of_a_run(tuned: Tuned, tasks: dict[str, Task], target: TargetSpec) 
 def test_compile_takes_the_best_record(
     tuned: Tuned, tasks: dict[str, Task], target: TargetSpec
 ) -> None:
+    """The best one if it beats the default clearly, else the default."""
     logs, rows = tuned
     schedules = load_schedules(target, logs)
     for row in rows:
         task = tasks[row.name]
-        assert schedules(task.operator, task.context) == row.schedule
+        assert row.best_ms is not None
+        assert row.default_ms is not None
+        clear = row.best_ms < MARGIN * row.default_ms
+        assert schedules(task.operator, task.context) == (row.schedule if clear else task.default)
     assert not schedules.missing
     assert schedules.summary(target).startswith(f"All {len(rows)} kernels")
+
+
+def add_record(
+    log: TuningLog, task: Task, target: TargetSpec, decisions: Schedule, seconds: float
+) -> None:
+    """Write what a measurement of a candidate writes."""
+    schedule = tvm.s_tir.Schedule(task.module)
+    for name, value in decisions.items():
+        sample(schedule, name, [value], first=True)
+    workload = log.database.commit_workload(task.module)
+    record = TuningRecord(schedule.trace, workload, [seconds], tvm_target(target))
+    log.database.commit_tuning_record(record)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.99, None])
+def test_margin(
+    tasks: dict[str, Task], target: TargetSpec, tmp_path: Path, share: float | None
+) -> None:
+    """A candidate at a share of the default's time; None: the default was not measured."""
+    task = next(task for task in tasks.values() if len(task.space.get("block", ())) > 1)
+    other = {**task.default, "block": task.space["block"][-1]}
+    log = TuningLog(tmp_path / target.name / "made", resume=False)
+    if share is not None:
+        add_record(log, task, target, task.default, 1.0)
+    add_record(log, task, target, other, share or 0.5)
+    expected = {0.9: other, 0.99: task.default, None: {}}[share]
+    assert load_schedules(target, tmp_path)(task.operator, task.context) == expected
 
 
 def test_no_record(tasks: dict[str, Task], target: TargetSpec, tmp_path: Path) -> None:
