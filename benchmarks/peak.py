@@ -8,6 +8,7 @@ this CPU, in this process, at its clock of the moment.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,25 @@ _INSTRUCTIONS = {
 }
 
 
-def dot_instruction(isa: str) -> str | None:
-    """Name of the one instruction that a family's dot product is; None where it is several.
+def peak_families(isa: str) -> dict[str, Isa]:
+    """Instructions whose peak is measured, the one of the products first, with their families.
 
-    LLVM moves parts of those out of the loop here, and a peak of what is left would mean nothing.
+    None where a dot product is several instructions: LLVM moves parts of those out of the loop
+    here, and a peak of what is left would mean nothing. A family with a tile unit has two, as its
+    CPU's vector unit could compute the products as well.
     """
-    features = get_isa(isa).llvm_features
-    return next((name for f, name in _INSTRUCTIONS.items() if f in features), None)
+    family = get_isa(isa)
+    families = [family]
+    if family.tile_unit is not None:
+        features = tuple(f for f in family.llvm_features if not f.startswith("amx"))
+        families.append(replace(family, tile_unit=None, llvm_features=features))
+    found = [(_instruction(f), f) for f in families]
+    return {name: f for name, f in found if name is not None}
+
+
+def _instruction(family: Isa) -> str | None:
+    names = (name for feature, name in _INSTRUCTIONS.items() if feature in family.llvm_features)
+    return next(names, None)
 
 
 TILES = 4  # of sums, with two tiles on either side
@@ -110,7 +123,9 @@ class Peak:
     Parameters
     ----------
     target : TargetSpec
-        Of this machine, with a kernel family that has a `dot_instruction`.
+        Of this machine.
+    isa : Isa
+        One of its `peak_families`.
     threads : int
         Threads that run the loop, each its own.
 
@@ -119,8 +134,7 @@ class Peak:
     gops : largest sample so far, in billions of operations a second (a multiply-add is two)
     """
 
-    def __init__(self, target: TargetSpec, threads: int) -> None:
-        isa = get_isa(target.isa)
+    def __init__(self, target: TargetSpec, isa: Isa, threads: int) -> None:
         has_tiles = isa.tile_unit is not None
         build = build_tile_peak if has_tiles else build_peak
         function = build(isa, threads).with_attr("global_symbol", "peak")

@@ -1,6 +1,6 @@
 """Picture of a result file: bars of the median times, one panel a model and number of threads.
 
-``python -m benchmarks.plot benchmarks/results/peers.json benchmarks/results/peers.png``
+``python -m benchmarks.plot benchmarks/results/peers-amx.json peers.png``
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from benchmarks import models
 from benchmarks.main import run_main, write_json
-from benchmarks.peak import Peak, dot_instruction
+from benchmarks.peak import Peak, peak_families
 from benchmarks.provenance import provenance
 from benchmarks.vm_overhead import vm_overhead_ms
 from iseg_tvm.cli.flags import positive_int
@@ -52,18 +52,19 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def measure(bundle: Path, target: TargetSpec, threads: int, repeats: int) -> dict[str, Any]:
-    """Profile of a bundle, with a sample of the peak between any two runs."""
+    """Profile of a bundle, with a sample of every peak between any two runs."""
     segmenter = load(bundle, threads)
     height, width = segmenter.manifest.image_size
-    peak = Peak(target, threads) if dot_instruction(target.isa) else None
+    families = peak_families(target.isa).items()
+    peaks = {name: Peak(target, isa, threads) for name, isa in families}
 
     def between_runs(_done: int, _total: int) -> None:
-        if peak is not None:
+        for peak in peaks.values():
             peak.sample()
 
     between_runs(0, repeats)
     result = profile(segmenter, models.photo((height, width)), repeats, between_runs)
-    return _row(result, peak.gops if peak is not None else None)
+    return _row(result, {name: peak.gops for name, peak in peaks.items()})
 
 
 def measure_alone(*arguments: Any) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def measure_alone(*arguments: Any) -> dict[str, Any]:
         return pool.submit(measure, *arguments).result()
 
 
-def _row(result: Profile, peak_gops: float | None) -> dict[str, Any]:
+def _row(result: Profile, peak_gops: dict[str, float]) -> dict[str, Any]:
     kernels = [
         {
             **asdict(kernel),
@@ -98,15 +99,17 @@ def _row(result: Profile, peak_gops: float | None) -> dict[str, Any]:
     }
 
 
-def _percent(gops: float | None, peak_gops: float | None) -> float | None:
-    return 100 * gops / peak_gops if gops is not None and peak_gops else None
+def _percent(gops: float | None, peak_gops: dict[str, float]) -> dict[str, float]:
+    """Of each peak, by instruction; none for what multiplies nothing."""
+    return {} if gops is None else {name: 100 * gops / peak for name, peak in peak_gops.items()}
 
 
-def print_row(row: dict[str, Any], title: str, instruction: str | None) -> None:
+def print_row(row: dict[str, Any], title: str) -> None:
     """Print one table: a line a kernel, and the whole model."""
     table = Table(title=f"{title}, {row['threads']} thread(s)", title_justify="left")
     table.add_column("kernel", overflow="fold")
-    for name in ("calls", "ms", "share", "ms/call", "GMAC", "GOPS", "% of peak"):
+    percents = [f"% {name}" for name in row["peak_gops"]]
+    for name in ("calls", "ms", "share", "ms/call", "GMAC", "GOPS", *percents):
         table.add_column(name, justify="right")
     for kernel in sorted(row["kernels"], key=lambda k: -k["total_ms"]):
         table.add_row(
@@ -121,17 +124,16 @@ def print_row(row: dict[str, Any], title: str, instruction: str | None) -> None:
     table.add_row("whole run", "1", f"{row['median_ms']:.3f}", "", "", *_product_cells(row))
     console = Console(width=None if sys.stdout.isatty() else 132)
     console.print(table)
-    if row["peak_gops"] is not None:
-        console.print(f"peak: {row['peak_gops']:.0f} GOPS ({instruction}, measured between runs)")
+    for name, gops in row["peak_gops"].items():
+        console.print(f"peak of {name}: {gops:.0f} GOPS (measured between runs)")
     console.print(f"all kernels: {row['kernels_ms']:.3f} ms\n")
 
 
 def _product_cells(values: dict[str, Any]) -> list[str]:
     if not values["macs"]:
-        return ["", "", ""]
-    percent = values["percent_of_peak"]
-    shown = "" if percent is None else f"{percent:.1f}"
-    return [f"{values['macs'] / 1e9:.3f}", f"{values['gops']:.0f}", shown]
+        return []
+    percents = [f"{percent:.1f}" for percent in values["percent_of_peak"].values()]
+    return [f"{values['macs'] / 1e9:.3f}", f"{values['gops']:.0f}", *percents]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -143,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
     rows = []
     for threads in args.threads or sorted({1, len(usable_cpus())}):
         rows.append(measure_alone(bundle, target, threads, args.repeats))
-        print_row(rows[-1], title, dot_instruction(target.isa))
+        print_row(rows[-1], title)
     overhead = None
     if args.bundle is None:
         overhead = vm_overhead_ms(models.quantized_model(args.model, args.cache), target)

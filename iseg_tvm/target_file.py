@@ -13,7 +13,7 @@ else:
 from iseg_tvm.errors import IsegError
 
 ISAS = frozenset(
-    {"amx", "avx512vbmi", "avx512vnni", "avx512bw", "avx2"}
+    {"amx", "avx512vbmi", "avx512vnni", "avx512bw", "avx2", "avxvnni"}
     | {"neon_dotprod", "neon", "neon_inorder", "neon_i8mm", "generic"}
 )
 ARCHITECTURES = frozenset({"x86_64", "aarch64"})

@@ -1,4 +1,4 @@
-"""x86 kernel families: AVX2, AVX-512BW (``vpmaddwd``), AVX-512 VNNI (``vpdpbusd``), and VBMI."""
+"""x86 kernel families: ``vpmaddwd`` (AVX2, AVX-512BW), ``vpdpbusd`` (AVX-VNNI, AVX-512), VBMI."""
 
 from __future__ import annotations
 
@@ -60,15 +60,22 @@ def _madd_dot(lanes: int, intrinsic: str) -> Dot:
     return dot
 
 
-def _vnni_dot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
+def _vnni_dot(lanes: int) -> Dot:
     """``vpdpbusd``: four uint8 x int8 products into an int32 lane, without saturation.
 
     LLVM 22 types its byte operands ``<64 x i8>``; the intrinsic shipped with TVM passes i32.
     """
-    quad = reinterpret(T.broadcast(left, 16), "int8", 64)
-    return T.call_llvm_pure_intrin(
-        "int32x16", "llvm.x86.avx512.vpdpbusd.512", accumulator, quad, right
-    )
+
+    def dot(accumulator: Expr, left: Expr, right: Expr) -> Expr:
+        quad = reinterpret(T.broadcast(left, lanes), "int8", 4 * lanes)
+        return _vpdpbusd(lanes, accumulator, quad, right)
+
+    return dot
+
+
+def _vpdpbusd(lanes: int, accumulator: Expr, quads: Expr, right: Expr) -> Expr:
+    name = f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+    return T.call_llvm_pure_intrin(f"int32x{lanes}", name, accumulator, quads, right)
 
 
 def _avx2_shift_right(g: Expr, i: Expr, lanes: int) -> Expr:
@@ -118,9 +125,8 @@ def _madd_weight_sum(intrinsic: str) -> WeightSum:
 
 def _vnni_weight_sum(accumulator: Expr, weights: Expr, lanes: int) -> Expr:
     """``vpdpbusd`` with ones."""
-    name = "llvm.x86.avx512.vpdpbusd.512"
     quads = reinterpret(weights, "int8", lanes)
-    return T.call_llvm_pure_intrin("int32x16", name, accumulator, quads, splat(1, "int8", lanes))
+    return _vpdpbusd(lanes // 4, accumulator, quads, splat(1, "int8", lanes))
 
 
 def _mulhrs_round_shift(multiply_high: MultiplyHigh, widths: tuple[int, ...]) -> RoundShift:
@@ -214,6 +220,13 @@ FAMILIES = (
         registers=16,
     ),
     Isa(
+        "avxvnni", ("avx2", "avxvnni"), 32, 4, "uint8", 128, 6, 2,
+        _vnni_dot(8), _MULHRS_AVX2, _avx2_shift_right,
+        _ROUND_AVX2, *_PACKS_AVX2, _vnni_weight_sum, 4,
+        *_WIDE_AVX2,
+        registers=16,
+    ),
+    Isa(
         "avx512bw", ("avx512bw",), 64, 2, "int16", 0, 6, 4,
         _madd_dot(16, "llvm.x86.avx512.pmaddw.d.512"), _MULHRS_AVX512, _avx512_shift_right,
         _ROUND_AVX512, *_PACKS_AVX512, _madd_weight_sum("llvm.x86.avx512.pmaddw.d.512"), 4,
@@ -222,14 +235,14 @@ FAMILIES = (
     ),
     Isa(
         "avx512vnni", ("avx512bw", "avx512vnni"), 64, 4, "uint8", 128, 6, 4,
-        _vnni_dot, _MULHRS_AVX512, _avx512_shift_right,
+        _vnni_dot(16), _MULHRS_AVX512, _avx512_shift_right,
         _ROUND_AVX512, *_PACKS_AVX512, _vnni_weight_sum, 4,
         *_WIDE_AVX512,
         lookup64=_avx512_lookup64,
     ),
     Isa(
         "avx512vbmi", ("avx512bw", "avx512vnni", "avx512vbmi"), 64, 4, "uint8", 128, 6, 4,
-        _vnni_dot, _MULHRS_AVX512, _avx512_shift_right,
+        _vnni_dot(16), _MULHRS_AVX512, _avx512_shift_right,
         _ROUND_AVX512, *_PACKS_AVX512, _vnni_weight_sum, 4,
         *_WIDE_AVX512, None, _vbmi_table_lookup,
         _avx512_lookup64,

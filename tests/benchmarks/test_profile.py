@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import profile
-from benchmarks.peak import Peak, dot_instruction
+from benchmarks.peak import Peak, peak_families
 from iseg_tvm.artifact import save_model
 from iseg_tvm.profiling import kernel_macs
 from iseg_tvm.targets import load_target
@@ -58,8 +58,9 @@ def test_profile(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert values["provenance"]["packages"]["apache-tvm"]
     assert "whole run" in printed
     assert all(k["name"].split("_")[0] in printed for k in row["kernels"])
-    if dot_instruction(load_target("native").isa):
-        assert 0 < row["percent_of_peak"] < 100
+    families = peak_families(load_target("native").isa)
+    assert list(row["peak_gops"]) == list(row["percent_of_peak"]) == list(families)
+    assert all(0 < percent < 100 for percent in row["percent_of_peak"].values())
 
 
 def test_profile_of_a_missing_model(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -68,20 +69,21 @@ def test_profile_of_a_missing_model(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_every_family_with_a_dot_instruction_is_known() -> None:
-    assert dot_instruction(load_target("x86-amx").isa) == "tdpbssd"
-    assert dot_instruction(load_target("x86-vnni").isa) == "vpdpbusd"
-    assert dot_instruction(load_target("rpi5").isa) == "sdot"
-    assert dot_instruction(load_target("x86-avx2").isa) is None
+    assert list(peak_families("amx")) == ["tdpbssd", "vpdpbusd"]
+    assert list(peak_families(load_target("x86-vnni").isa)) == ["vpdpbusd"]
+    assert list(peak_families(load_target("rpi5").isa)) == ["sdot"]
+    assert not peak_families(load_target("x86-avx2").isa)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_peak_is_nothing_but_dot_products(threads: int) -> None:
     target = load_target("native")
-    instruction = dot_instruction(target.isa)
-    if instruction is None:
+    families = peak_families(target.isa)
+    if not families:
         pytest.skip(f"the family {target.isa} has no single dot-product instruction")
-    peak = Peak(target, threads)
-    lines = peak.assembly.splitlines()
-    assert sum(instruction in line for line in lines) >= (16 if target.isa == "amx" else 48)
-    assert peak.sample() > 1
-    assert peak.gops > 1
+    for instruction, isa in families.items():
+        peak = Peak(target, isa, threads)
+        lines = peak.assembly.splitlines()
+        assert sum(instruction in line for line in lines) >= (48 if isa.tile_unit is None else 16)
+        assert peak.sample() > 1
+        assert peak.gops > 1

@@ -20,6 +20,7 @@ X86 = {"kind": "llvm", "mtriple": "x86_64-linux-gnu"}
 TARGETS: dict[str, dict[str, Any]] = {
     "generic": {**X86, "mcpu": "x86-64-v2"},
     "avx2": {**X86, "mcpu": "x86-64-v3"},
+    "avxvnni": {**X86, "mcpu": "x86-64-v3", "mattr": ["+avxvnni"]},
     "avx512bw": {**X86, "mcpu": "x86-64-v4", "mattr": ["-prefer-256-bit"]},
     "avx512vnni": {**X86, "mcpu": "x86-64-v4", "mattr": ["+avx512vnni", "-prefer-256-bit"]},
     "avx512vbmi": {
@@ -44,6 +45,7 @@ TARGETS: dict[str, dict[str, Any]] = {
 NEEDS = {
     "generic": set(),
     "avx2": {"avx2"},
+    "avxvnni": {"avx2", "avx_vnni"},
     "avx512bw": {"avx512bw", "avx512vl"},
     "avx512vnni": {"avx512bw", "avx512vl", "avx512_vnni"},
     "avx512vbmi": {"avx512bw", "avx512vl", "avx512_vnni", "avx512vbmi"},

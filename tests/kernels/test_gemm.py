@@ -124,6 +124,7 @@ def test_matmul(isa: Isa, target: str) -> None:
     ("name", "present", "absent"),
     [
         ("avx2", ["vpmaddwd", "vpmulhrsw"], ["vpdpbusd", "zmm"]),
+        ("avxvnni", ["{vex}", "vpdpbusd", "vpmulhrsw", "vpackssdw"], ["zmm", "vpmaddwd"]),
         ("avx512bw", ["vpmaddwd", "vpmulhrsw", "zmm"], ["vpdpbusd"]),
         ("avx512vnni", ["vpdpbusd", "vpmulhrsw", "vpackssdw", "vpacksswb", "zmm"], []),
         ("amx", ["tdpbssd", "tileloadd", "ldtilecfg", "tilerelease", "vpmulhrsw"], ["vpdpbusd"]),
