@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHELL = ("sh", "console")
-_NOTE = re.compile(r"<!-- (not run|file|append): (.+) -->")
+_NOTE = re.compile(r"<!-- (not run|shorter in the test|file|append): (.+) -->")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Block:
     page : file name, line : where it begins
     language : after the fence
     text : its lines
-    note, value : of the comment before it: ``not run`` and why, ``file`` or ``append`` and its path
+    note, value : of the comment before it: ``not run`` and why, ``shorter in the test`` and the
+        flags with small values, ``file`` or ``append`` and its path
     """
 
     page: str
@@ -38,6 +39,15 @@ class Block:
         lines = [re.sub(r"^\w*\$ ", "", line.strip()) for line in joined.split("\n")]
         lines = [" ".join(re.sub(r"\s#\s.*", "", line).split()) for line in lines]
         return [line for line in lines if line and not line.startswith("#")]
+
+    def short_commands(self) -> list[str]:
+        """`commands`, with the small values that a note gives to flags which they have."""
+        small = self.value if self.note == "shorter in the test" else ""
+        result = self.commands()
+        for flag, value in re.findall(r"(--[\w-]+) (\S+)", small):
+            assert any(f"{flag} " in command for command in result), (self.page, flag)
+            result = [re.sub(rf"{flag} [1-9]\S*", f"{flag} {value}", c) for c in result]
+        return result
 
 
 def blocks() -> Iterator[Block]:

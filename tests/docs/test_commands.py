@@ -94,7 +94,7 @@ def test_command_runs(
 ) -> None:
     """In one process, as torch and TVM take seconds to load; the same line only once."""
     monkeypatch.chdir(workplace)
-    for command in block.commands():
+    for command in block.short_commands():
         key = command.replace("python -m iseg_tvm.", "iseg-tvm ")
         if key in _done:
             continue
