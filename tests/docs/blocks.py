@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_OTHERS = ("README.md", "demo/README.md", "examples/cpp/README.md")
+PAGES = [*(ROOT / name for name in _OTHERS), *sorted((ROOT / "docs").glob("*.md"))]
 SHELL = ("sh", "console")
 _NOTE = re.compile(r"<!-- (not run|shorter in the test|file|append): (.+) -->")
 
@@ -19,7 +20,7 @@ class Block:
 
     Attributes
     ----------
-    page : file name, line : where it begins
+    page : its path, line : where it begins
     language : after the fence
     text : its lines
     note, value : of the comment before it: ``not run`` and why, ``shorter in the test`` and the
@@ -58,7 +59,7 @@ def blocks() -> Iterator[Block]:
             if inside is not None:
                 if line.strip() == "```":
                     start, language, lines = inside
-                    yield Block(page.name, start, language, "\n".join(lines), *note)
+                    yield Block(str(page.relative_to(ROOT)), start, language, "\n".join(lines), *note)
                     inside, note = None, ("", "")
                 else:
                     inside[2].append(line)
@@ -68,7 +69,7 @@ def blocks() -> Iterator[Block]:
                 note = (found[1], found[2])
             elif line.strip():
                 note = ("", "")
-        assert inside is None, f"{page.name}: a fence is not closed"
+        assert inside is None, f"{page}: a fence is not closed"
 
 
 def prose(page: Path) -> str:
