@@ -59,7 +59,8 @@ def blocks() -> Iterator[Block]:
             if inside is not None:
                 if line.strip() == "```":
                     start, language, lines = inside
-                    yield Block(str(page.relative_to(ROOT)), start, language, "\n".join(lines), *note)
+                    name = str(page.relative_to(ROOT))
+                    yield Block(name, start, language, "\n".join(lines), *note)
                     inside, note = None, ("", "")
                 else:
                     inside[2].append(line)
