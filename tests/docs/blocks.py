@@ -42,12 +42,14 @@ class Block:
         return [line for line in lines if line and not line.startswith("#")]
 
     def short_commands(self) -> list[str]:
-        """`commands`, with the small values that a note gives to flags which they have."""
-        small = self.value if self.note == "shorter in the test" else ""
+        """`commands`, with the small values that a note gives to flags, or with these flags."""
         result = self.commands()
+        small = self.value if self.note == "shorter in the test" else ""
         for flag, value in re.findall(r"(--[\w-]+) (\S+)", small):
-            assert any(f"{flag} " in command for command in result), (self.page, flag)
-            result = [re.sub(rf"{flag} [1-9]\S*", f"{flag} {value}", c) for c in result]
+            if any(f"{flag} " in command for command in result):
+                result = [re.sub(rf"{flag} [1-9]\S*", f"{flag} {value}", c) for c in result]
+            else:
+                result = [f"{command} {flag} {value}" for command in result]
         return result
 
 
