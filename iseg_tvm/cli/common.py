@@ -10,10 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+from typing import IO, Any
 
 Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
 
@@ -110,7 +107,7 @@ def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def named_values(options: "DataclassInstance") -> str:
+def named_values(options: Any) -> str:
     """Return a dataclass' fields on one line, for people; what is None is left out."""
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     known = {name: value for name, value in values.items() if value is not None}
