@@ -11,8 +11,6 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 OUT := out/demo
-# The tested versions; some of them need Python 3.11.
-LOCK = $(shell $(PY) -c 'import sys; print("-c requirements.lock" if sys.version_info >= (3, 11) else "")')
 DEMO_TARGET ?= native
 
 .PHONY: help install lint test demo clean
@@ -25,7 +23,9 @@ $(INSTALLED): pyproject.toml setup.py requirements.lock
 	@test -n "$(PYTHON)" || { echo "error: no python3 found; install Python 3.11 or newer" >&2; exit 2; }
 	@test -x $(PY) || "$(PYTHON)" -m venv $(VENV)
 	@echo "Installing into $(VENV) (first time: a few minutes)" >&2
-	$(PY) -m pip install -q --disable-pip-version-check $(LOCK) -e '.[host,test]'
+	@# The tested versions; some of them need Python 3.11.
+	lock=$$($(PY) -c 'import sys; print("-c requirements.lock" if sys.version_info >= (3, 11) else "")'); \
+	$(PY) -m pip install -q --disable-pip-version-check $$lock -e '.[host,test]'
 	@touch $@
 
 lint: $(INSTALLED)

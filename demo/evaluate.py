@@ -177,10 +177,10 @@ def integer_segment(file: Path) -> Segment:
     return lambda image: module(torch.from_numpy(image)).numpy()
 
 
-def figures(model: Segmenter) -> dict[str, Any]:
+def figures(model: Segmenter, seeds: Sequence[int] = HELD_OUT_SEEDS) -> dict[str, Any]:
     """Return the figures of a float model on held-out scenes and on the demo photograph."""
     return {
-        "held_out": held_out_figures(model),
+        "held_out": held_out_figures(model, seeds),
         "photo": photo_figures(float_segment(model)),
     }
 
@@ -190,13 +190,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m demo.evaluate", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=Path(__file__).parent / "checkpoint")
     parser.add_argument("--model", type=Path, help="a quantized model to measure instead")
+    parser.add_argument("--scenes", type=int, choices=range(1, 65), default=64, metavar="N",
+                        help="held-out scenes, 1 to 64 (default: %(default)s)")  # fmt: skip
     args = parser.parse_args()
+    seeds = HELD_OUT_SEEDS[: args.scenes]
     try:
         if args.model is None:
-            found = figures(load_checkpoint(args.checkpoint))
+            found = figures(load_checkpoint(args.checkpoint), seeds)
         else:
             segment = integer_segment(args.model)
-            found = {"held_out": scene_figures(segment), "photo": photo_figures(segment)}
+            found = {"held_out": scene_figures(segment, seeds), "photo": photo_figures(segment)}
     except IsegError as error:
         sys.stderr.write(f"error: {error.message}\n" + f"hint: {error.hint}\n" * bool(error.hint))
         return 2

@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,9 +186,18 @@ def describe_tuning_log(folder: Path) -> dict[str, Any]:
         "emulated": any(session["emulated"] for session in sessions),
         "measured_on": sorted({b["name"] for s in sessions for b in s["measured_on"]}),
         "dates": [session["date"] for session in sessions],
-        "kernels": {t["task"]: _schedule(t) for t in tasks},
+        "kernels": _kernels(tasks),
         "all_calls": totals,
     }
+
+
+def _kernels(tasks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What was found for each kernel; where names repeat (other types) they get "#2" and so on."""
+    found: dict[str, str] = {}
+    for task in tasks:
+        same = sum(name.partition("#")[0] == task["task"] for name in found)
+        found[f"{task['task']}#{same + 1}" if same else task["task"]] = _schedule(task)
+    return found
 
 
 def _schedule(task: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from iseg_tvm import fixed_point as fp
+from relay_ops import linear
 from relay_ops import torch_arithmetic as ta
 from relay_ops.linear import K_MAX
 from relay_ops.operator import (
@@ -20,7 +21,6 @@ from relay_ops.operator import (
     LoweringContext,
     Operator,
     OperatorError,
-    Space,
     TensorSpec,
     register,
     require,
@@ -54,13 +54,6 @@ def lower(context: LoweringContext) -> Lowering:
     return products.lower_matmul(context)
 
 
-def space(context: LoweringContext) -> Space:
-    """Blocking of the product."""
-    from iseg_tvm.kernels import products
-
-    return products.gemm_space(context)
-
-
 OPERATOR = register(
     Operator(
         name="matmul",
@@ -69,6 +62,6 @@ OPERATOR = register(
         reference=reference,
         forward=forward,
         lower=lower,
-        space=space,
+        space=linear.space,
     )
 )

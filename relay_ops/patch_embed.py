@@ -27,7 +27,6 @@ from relay_ops.operator import (
     LoweringContext,
     Operator,
     OperatorError,
-    Space,
     TensorSpec,
     register,
     require,
@@ -94,13 +93,6 @@ def lower(context: LoweringContext) -> Lowering:
     return products.lower_patch_embed(context)
 
 
-def space(context: LoweringContext) -> Space:
-    """Blocking of the product."""
-    from iseg_tvm.kernels import products
-
-    return products.gemm_space(context)
-
-
 OPERATOR = register(
     Operator(
         name="patch_embed",
@@ -110,6 +102,6 @@ OPERATOR = register(
         reference=reference,
         forward=forward,
         lower=lower,
-        space=space,
+        space=linear.space,
     )
 )

@@ -1,8 +1,10 @@
 """What all commands print: the result, tables, JSON; and what they say on stderr meanwhile."""
 
 import argparse
+import dataclasses
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +16,7 @@ Progress = Callable[[str, int, int], None]  # stage, steps done, steps in all
 
 _LOG_SECONDS = 2.0
 _FILE_WIDTH = 160
+_LONG = 16  # more numbers than this are not written one by one
 _COLORS = {"red": 31, "green": 32, "yellow": 33, "cyan": 36, "bold": 1}
 
 
@@ -83,7 +86,8 @@ def print_values(values: Mapping[str, Any], indent: str = "") -> None:
     """Print nested values, one a line."""
     width = max((len(key) for key in values), default=0)
     for key, value in values.items():
-        name = key.replace("_", " ")
+        # A kernel's name ends in its shape and stays as it is.
+        name = key if re.search(r"\d+x\d+", key) else key.replace("_", " ")
         if isinstance(value, Mapping) and value:
             print(f"{indent}{name}:")
             print_values(value, indent + "  ")
@@ -97,8 +101,17 @@ def _text(value: Any) -> str:
     if value != 0 and not value:
         return "-"
     if isinstance(value, list | tuple):
+        if len(value) > _LONG and all(isinstance(v, int | float) for v in value):
+            return f"{len(value)} values from {_text(min(value))} to {_text(max(value))}"
         return ", ".join(map(_text, value))
-    return str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def named_values(options: Any) -> str:
+    """Return a dataclass' fields on one line, for people; what is None is left out."""
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    known = {name: value for name, value in values.items() if value is not None}
+    return "; ".join(f"{name.replace('_', ' ')} {_text(value)}" for name, value in known.items())
 
 
 @contextmanager

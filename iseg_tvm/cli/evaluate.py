@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iseg_tvm.cli.common import log, print_generated, print_table, progress_bar
+from iseg_tvm.cli.common import log, named_values, print_generated, print_table, progress_bar
 from iseg_tvm.cli.flags import (
     add_board_arguments,
     add_common_arguments,
@@ -159,7 +159,8 @@ def _evaluate(args: argparse.Namespace, stack: ExitStack) -> int:
         ignore_label=args.ignore_label,
     )
     settings = _settings(args, kind, engine.window)
-    log(args, f"Evaluating on {len(dataset.samples)} samples of {args.dataset}: {settings}")
+    log(args, f"Evaluating on {len(dataset.samples)} samples of {args.dataset}")
+    log(args, f"Settings: {named_values(settings)}")
     with progress_bar(args) as progress:
         result = evaluate(
             engine,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from iseg_tvm.cli.common import log, print_generated
+from iseg_tvm.cli.common import log, named_values, print_generated
 from iseg_tvm.cli.flags import (
     add_common_arguments,
     add_dataset_arguments,
@@ -165,7 +165,7 @@ def run(args: argparse.Namespace) -> int:
         save_every=args.save_every,
     )
     start = _start(args, checkpoint, dataset)
-    log(args, f"Training on {len(dataset.samples)} samples: {options}")
+    log(args, f"Training on {len(dataset.samples)} samples: {named_values(options)}")
     model, skipped = fine_tune(
         checkpoint,
         start,

@@ -2,7 +2,7 @@
 
 import argparse
 
-from iseg_tvm.cli.common import log, print_generated, progress_bar
+from iseg_tvm.cli.common import log, named_values, print_generated, progress_bar
 from iseg_tvm.cli.flags import add_common_arguments, add_flag, add_output
 
 SUMMARY = "turn a float checkpoint into an integer-only model, from one picture upwards"
@@ -117,7 +117,8 @@ def run(args: argparse.Namespace) -> int:
     images = [photo_to_array(load_photo(file), (height, width)) for file in files]
     palette = palette or palette_for(model.config.num_classes, model.config.dataset)
     palette.check_count(model.config.num_classes)
-    log(args, f"Quantizing for {height} x {width} pixels from {len(images)} picture(s): {options}")
+    log(args, f"Quantizing for {height} x {width} pixels from {len(images)} picture(s)")
+    log(args, f"Options: {named_values(options)}")
     with progress_bar(args) as progress:
         quantized = quantize(
             model,

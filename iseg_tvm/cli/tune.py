@@ -74,8 +74,8 @@ def _add_search_arguments(group: argparse._ArgumentGroup) -> None:
         "--trials",
         type=positive_int,
         metavar="N",
-        help="candidates measured in all, shared out by the kernels' part of the time (default: "
-        "32 a kernel)",
+        help="candidates measured in all, shared out by the kernels' part of the time; each "
+        "kernel's default is measured in any case (default: 32 a kernel)",
     )
     group.add_argument(
         "--budget-seconds", type=positive_int, metavar="S", help="longest time in all"

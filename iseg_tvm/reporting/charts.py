@@ -90,7 +90,8 @@ def depth_line(sites: Sequence[SiteStatistics]) -> str:
 
 
 def short_name(site: str) -> str:
-    """``encoder.blocks.3.mid`` as ``E3 mid``."""
+    """``encoder.blocks.3.mid`` as ``E3 mid``, ``encoder.patch_embed`` as ``E in``."""
     stack, *middle, last = site.split(".")
     number = middle[-1] if middle else ""
+    last = "in" if last in ("patch_embed", "proj_dec") else last
     return f"{stack[0].upper()}{number} {last}".strip()

@@ -3,13 +3,12 @@
 Each site keeps float parameters in the checkpoint's own units, so that learning rates mean what
 they mean in float training, and turns them into the artifact's integers with fixed factors that
 were found when training began (see ``iseg_tvm.quantization.grids``). What is learnt beside weights:
-every requantization factor (the scale of a tensor), the exponent's scale and the output's scale of
-each attention head, and lambda, the clipping of each activation function's input.
+every requantization factor (the scale of a tensor); in `block_sites`, the exponent's scale and the
+output's scale of each attention head, and lambda, the clipping of each activation's input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ def _real(values: Array | float) -> Tensor:
     return torch.tensor(np.asarray(values, dtype=np.float64), dtype=torch.float32)
 
 
-def _parameter(values: Array | float) -> nn.Parameter:
+def parameter(values: Array | float) -> nn.Parameter:
     """A parameter in float64: biases have up to 29 bits, and logarithms must give 15 of them."""
     return nn.Parameter(torch.tensor(np.asarray(values), dtype=torch.float64))
 
@@ -64,7 +63,7 @@ class RequantizeSite(Site):
     def __init__(self, factor: Array, dtype: str) -> None:
         super().__init__()
         self.dtype = dtype
-        self.log_factor = _parameter(np.log(np.where(factor > 0, factor, 1.0)))
+        self.log_factor = parameter(np.log(np.where(factor > 0, factor, 1.0)))
         self.register_buffer("alive", torch.from_numpy(factor > 0))
         self.constants: dict[str, Any] = {}
 
@@ -123,7 +122,7 @@ class LinearSite(Site):
         self.weight = nn.Parameter(_real(units * step[:, None] / fold))
         whole = integers[1] + zero_in * integers[0].astype(np.int64).sum(axis=1)
         self.register_buffer("offset", torch.from_numpy(zero_out / np.maximum(factor, 2.0**-40)))
-        self.bias = _parameter((whole - self.get_buffer("offset").numpy()) * step)
+        self.bias = parameter((whole - self.get_buffer("offset").numpy()) * step)
         self.levels, self.zero = levels, zero_in
         self.register_buffer("fold", _real(fold))
         self.register_buffer("step", torch.from_numpy(step))
@@ -190,8 +189,8 @@ class NormSite(Site):
         scale = np.broadcast_to(np.asarray(scale_out, dtype=np.float64), gamma.shape)
         unit = 2.0 ** (shift or 0) / scale
         slope = unit / 2.0 ** limits.fraction_bits(width)
-        self.gamma = _parameter(_within(gamma * slope, integers[0]) / slope)
-        self.beta = _parameter(_within(beta * unit, integers[1]) / unit)
+        self.gamma = parameter(_within(gamma * slope, integers[0]) / slope)
+        self.beta = parameter(_within(beta * unit, integers[1]) / unit)
         self.register_buffer("scale", torch.from_numpy(scale.copy()))
         self.register_buffer("slope", torch.from_numpy(slope))
         self.register_buffer("unit", torch.from_numpy(np.asarray(unit)))
@@ -228,111 +227,6 @@ class NormSite(Site):
             real = x * (x.square().mean(dim=-1, keepdim=True) + eps).rsqrt() * gamma + beta
         if self.shift is None:
             return substitute(real.double(), value.double()) * scale
-        return substitute(real.clamp(*LIMITS["int8"]), value.to(torch.float32))
-
-
-class AttentionSite(Site):
-    """Scales of one attention.
-
-    Parameters
-    ----------
-    exponent : float64 (H,), binary exponent of one unit of a logit
-    ratio : float64 (H,), scale of v over that of the result
-    polynomial : the artifact's
-    """
-
-    def __init__(self, exponent: Array, ratio: Array, head_width: int, polynomial: str) -> None:
-        super().__init__()
-        self.polynomial, self.head_width = polynomial, head_width
-        self.log_exponent = _parameter(np.log(exponent))
-        self.log_ratio = _parameter(np.log(ratio))
-        self.constants: tuple[Any, ...] = ()
-
-    def ratio(self) -> Tensor:
-        """Scale of v over the result's, in the allowed range."""
-        return self.log_ratio.exp().clamp(layers.OUT_RATIO_MIN, layers.OUT_RATIO_MAX * 0.999)
-
-    def refresh(self) -> Integers:
-        """Recompute the constants."""
-        with torch.no_grad():
-            exponent = self.log_exponent.exp().cpu().numpy()
-            ratio = self.ratio().cpu().numpy()
-        # The converter wants the scale of the logits, this is their exponent's.
-        unit = layers.LOG2_E[self.polynomial] / self.head_width**0.5
-        largest = layers.largest_logit_scale(self.polynomial, self.head_width)
-        found = layers.quantize_attention(
-            np.minimum(exponent / unit, largest), ratio, self.head_width, self.polynomial
-        )
-        names = "exp_multiplier", "exp_shift", "out_multiplier", "out_shift"
-        arrays = {name: getattr(found, name) for name in names}
-        device = self.log_ratio.device
-        self.constants = (
-            *(torch.from_numpy(a).to(device) for a in arrays.values()),
-            found.fraction_bits,
-            found.post_shift,
-            self.polynomial,
-        )
-        scalars = {"fraction_bits": found.fraction_bits, "post_shift": found.post_shift}
-        return {f"attention.{k}": v for k, v in {**arrays, **scalars}.items()}
-
-    def forward(self, qkv: Tensor) -> Tensor:
-        """Integers (B, N, 3 H d) to integers (B, N, H d)."""
-        forward = OPERATORS["shiftmax_attention"].forward
-        narrow = qkv.detach().to(torch.int8)
-        value = torch.stack([forward(image, *self.constants) for image in narrow])
-        heads = len(self.log_ratio)
-        q, k, v = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-        natural = (self.log_exponent.exp() * np.log(2.0)).to(torch.float32).view(heads, 1, 1)
-        real = functional.scaled_dot_product_attention(q * natural, k, v, scale=1.0)
-        real = real * self.ratio().to(torch.float32).view(heads, 1, 1)
-        real = real.transpose(1, 2).flatten(2).clamp(*LIMITS["int8"])
-        return substitute(real, value.to(torch.float32))
-
-
-class ActivationSite(Site):
-    """An activation function's table; lambda is ``127 exp(log_scale)``.
-
-    The layer before it divides its factors by the same scale, so a change of lambda moves the
-    clipping and leaves unclipped values where they are. The gradient is that of a learnt step size
-    (Esser et al. 2020, arXiv 1902.08153).
-
-    Parameters
-    ----------
-    table_of : builds the table from input scale, output scale, output's and input's zero point
-    scale_in, scale_out, zero : to begin with; the last two stay
-    zero_in : input that stands for 0
-    """
-
-    def __init__(
-        self,
-        table_of: Callable[[float, float, int, int], Array],
-        scale_in: float,
-        scale_out: float,
-        zero: int,
-        zero_in: int = 0,
-    ) -> None:
-        super().__init__()
-        self.table_of, self.scale_out, self.zero = table_of, scale_out, zero
-        self.scale_in, self.zero_in = scale_in, zero_in
-        self.log_change = _parameter(0.0)
-        self.table = torch.zeros(256, dtype=torch.int8)
-
-    def scale(self) -> Tensor:
-        """Real value of one input step."""
-        return self.scale_in * self.log_change.exp()
-
-    def refresh(self) -> Integers:
-        """Recompute the table."""
-        change = float(self.log_change.detach().exp())
-        table = self.table_of(self.scale_in * change, self.scale_out, self.zero, self.zero_in)
-        self.table = torch.from_numpy(table).to(self.log_change.device)
-        return {"activation.table": table}
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Integers to integers of the same shape."""
-        value = OPERATORS["shift_gelu"].forward(x.detach(), self.table)
-        real = (x - self.zero_in) * self.scale().to(torch.float32)
-        real = functional.gelu(real) / self.scale_out + self.zero
         return substitute(real.clamp(*LIMITS["int8"]), value.to(torch.float32))
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from iseg_tvm.cli.common import named_values, print_values
 from iseg_tvm.cli.main import main
+from iseg_tvm.evaluation.windows import Settings
 from iseg_tvm.targets import list_targets, targets_dir
 
 
@@ -76,3 +78,36 @@ def test_none_of_our_files(
     assert captured.out == ""
     assert captured.err.startswith("error: ")
     assert message in captured.err
+
+
+def test_a_tuning_log_names_every_kernel(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two kernels of one name (other types) are both there, and names are written as they are."""
+    tasks = [
+        {"task": "linear_64x12x12", "calls": calls, "default_ms": 2.0, "best_ms": 1.0,
+         "schedule": {"block": block}}
+        for calls, block in ((1, 604), (2, 802))
+    ]  # fmt: skip
+    (tmp_path / "summary.json").write_text(json.dumps({"tasks": tasks}))
+    (tmp_path / "provenance.json").write_text('{"sessions": []}')
+    for name in ("database_tuning_record.json", "database_workload.json"):
+        (tmp_path / name).write_text("")
+    assert main(["info", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "linear_64x12x12:   1.0000 ms (2.0000 by default) block=604" in out
+    assert "linear_64x12x12#2: 1.0000 ms (2.0000 by default) block=802" in out
+    assert "all calls:" in out
+
+
+def test_long_rows_of_numbers_are_summed_up(capsys: pytest.CaptureFixture[str]) -> None:
+    print_values({"feature_scale": [0.25] * 191 + [0.5], "size": [3, 4], "step": 0.123456789})
+    lines = [line.split(":") for line in capsys.readouterr().out.splitlines()]
+    assert [(name, value.strip()) for name, value in lines] == [
+        ("feature scale", "192 values from 0.25 to 0.5"), ("size", "3, 4"), ("step", "0.123457"),
+    ]  # fmt: skip
+
+
+def test_options_are_named() -> None:
+    settings = Settings("ownership", (128, 96), None, 512)
+    assert named_values(settings).startswith("protocol ownership; window 128, 96; short side 512")

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_OTHERS = ("README.md", "demo/README.md", "examples/cpp/README.md")
+PAGES = [*(ROOT / name for name in _OTHERS), *sorted((ROOT / "docs").glob("*.md"))]
 SHELL = ("sh", "console")
-_NOTE = re.compile(r"<!-- (not run|file|append): (.+) -->")
+_NOTE = re.compile(r"<!-- (not run|shorter in the test|file|append): (.+) -->")
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,11 @@ class Block:
 
     Attributes
     ----------
-    page : file name, line : where it begins
+    page : its path, line : where it begins
     language : after the fence
     text : its lines
-    note, value : of the comment before it: ``not run`` and why, ``file`` or ``append`` and its path
+    note, value : of the comment before it: ``not run`` and why, ``shorter in the test`` and the
+        flags with small values, ``file`` or ``append`` and its path
     """
 
     page: str
@@ -39,6 +41,17 @@ class Block:
         lines = [" ".join(re.sub(r"\s#\s.*", "", line).split()) for line in lines]
         return [line for line in lines if line and not line.startswith("#")]
 
+    def short_commands(self) -> list[str]:
+        """`commands`, with the small values that a note gives to flags, or with these flags."""
+        result = self.commands()
+        small = self.value if self.note == "shorter in the test" else ""
+        for flag, value in re.findall(r"(--[\w-]+) (\S+)", small):
+            if any(f"{flag} " in command for command in result):
+                result = [re.sub(rf"{flag} [1-9]\S*", f"{flag} {value}", c) for c in result]
+            else:
+                result = [f"{command} {flag} {value}" for command in result]
+        return result
+
 
 def blocks() -> Iterator[Block]:
     """Every fenced block, in reading order."""
@@ -48,7 +61,8 @@ def blocks() -> Iterator[Block]:
             if inside is not None:
                 if line.strip() == "```":
                     start, language, lines = inside
-                    yield Block(page.name, start, language, "\n".join(lines), *note)
+                    name = str(page.relative_to(ROOT))
+                    yield Block(name, start, language, "\n".join(lines), *note)
                     inside, note = None, ("", "")
                 else:
                     inside[2].append(line)
@@ -58,7 +72,7 @@ def blocks() -> Iterator[Block]:
                 note = (found[1], found[2])
             elif line.strip():
                 note = ("", "")
-        assert inside is None, f"{page.name}: a fence is not closed"
+        assert inside is None, f"{page}: a fence is not closed"
 
 
 def prose(page: Path) -> str:

@@ -16,7 +16,7 @@ from iseg_tvm.models.segmenter import build_segmenter
 from iseg_tvm.network import Address
 from tests.arm.boards import BOARDS, make_sysroot, python_command, python_environment
 from tests.arm.userspace import PreparationError, prepare
-from tests.docs.blocks import blocks
+from tests.docs.blocks import ROOT, blocks
 from tests.helpers import noise_dataset, random_image, tiny_config
 from tests.rpc.services import service, wait_for_board
 
@@ -25,10 +25,16 @@ SIZE = (32, 32)
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder: checkpoint/, photo.jpg, my_dataset/, and the files that the pages show."""
+    """The folder: checkpoint/, photo.jpg, data sets, demo/, and the files that the pages show."""
     folder = tmp_path_factory.mktemp("documentation")
-    save_checkpoint(build_segmenter(tiny_config(image_size=SIZE)), folder / "checkpoint")
+    config = tiny_config(image_size=SIZE, num_classes=150)  # as many as ADE20K has
+    save_checkpoint(build_segmenter(config), folder / "checkpoint")
     noise_dataset(folder / "my_dataset", SIZE, 2)
+    for part, suffix in (("images", "jpg"), ("annotations", "png")):
+        target = folder / "ADEChallengeData2016" / part / "validation" / f"ADE_val_1.{suffix}"
+        target.parent.mkdir(parents=True)
+        Image.fromarray(random_image(*SIZE) % 151).convert("L").save(target)
+    (folder / "demo").symlink_to(ROOT / "demo")
     Image.fromarray(random_image(48, 40)).save(folder / "photo.jpg")
     for block in blocks():
         if block.note == "file" and "/" not in block.value:

@@ -14,7 +14,8 @@ def test_an_operator_is_added_as_the_page_says(tmp_path: Path) -> None:
         ignored = shutil.ignore_patterns("__pycache__", "data" if name == "tests" else "")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    steps = [b for b in blocks() if b.page == "adding_an_operator.md" and b.language == "python"]
+    page = [b for b in blocks() if b.page == "docs/adding_an_operator.md"]
+    steps = [b for b in page if b.language == "python"]
     assert [step.note for step in steps] == ["file", "append", "append", "file"]
     for step in steps:
         with (tmp_path / step.value).open("a") as stream:

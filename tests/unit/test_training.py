@@ -23,12 +23,12 @@ from iseg_tvm.quantization import quantize
 from iseg_tvm.quantization.activation import output_grid
 from iseg_tvm.quantization.context import finite_parameters
 from iseg_tvm.reference_model import reference_graph
+from iseg_tvm.training.block_sites import ActivationSite
 from iseg_tvm.training.data import Batches, patch_shares
 from iseg_tvm.training.model import QatSegmenter
 from iseg_tvm.training.narrow import narrow_weights
 from iseg_tvm.training.options import TrainOptions
 from iseg_tvm.training.session import fine_tune
-from iseg_tvm.training.sites import ActivationSite
 from tests.helpers import random_image, tiny_config
 from tests.unit.test_quantization import lively_model
 
