@@ -24,7 +24,8 @@ SWITCHES = {
     "bias-correction": (True, "biases take up what rounding adds on average"),
     "lambda-search": (True, "clip activation functions' inputs where that leaves the least error"),
     "activation-zero-point": (True, "the grid of those inputs need not be symmetric"),
-    "feature-scales": (False, "one scale a channel for the last LayerNorm of encoder and decoder"),
+    "unit-scales": (True, "hidden units with huge activations get a scale of their own"),
+    "feature-scales": (True, "one scale a channel for the last LayerNorm of encoder and decoder"),
 }
 
 
@@ -61,14 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rounding",
         choices=ROUNDINGS,
-        default="nearest",
+        default="feedback",
         help="of weights: each layer's output moves least on the calibration pictures (GPTQ), or "
         "each weight by itself, which is quicker (default: %(default)s)",
     )
     parser.add_argument(
         "--equalization",
         type=float,
-        default=0.5,
+        default=0.75,
         metavar="T",
         help="0: one scale a tensor for what LayerNorm and attention write; 1: one a channel, the "
         "next weights take the difference (default: %(default)s)",

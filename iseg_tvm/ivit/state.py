@@ -79,9 +79,14 @@ class IvitEncoder:
             attention=np.full(width, qkv / ratio),
             out_ratio=np.full(heads, ratio),
             norm2=self._norm(f"{name}.norm2", self.scales[f"{name}.qact3"]),
-            fc1=ActivationGrid(scale_in, 0, shift_gelu_table(scale_in, scale_out)),
-            activation=scale_out,
-            zero_point=0,
+            activation=ActivationGrid(
+                scale_in,
+                0,
+                shift_gelu_table(scale_in, scale_out),
+                scale_out,
+                0,
+                np.ones_like(block.activation.divisor),
+            ),
         )
 
     def _norm(self, name: str, scale: float) -> np.ndarray:

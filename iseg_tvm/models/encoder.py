@@ -82,6 +82,10 @@ class _OfficialPositions:
         tokens = torch.cat([prefix, x.reshape(batch, rows * columns, width)], dim=1)
         return cast(Tensor, self.pos_drop(tokens + self.position_embedding((rows, columns))))
 
+    def embed(self, im: Tensor) -> Tensor:
+        """Tokens before the first block, (B, prefix tokens + patches, d), of (B, 3, H, W)."""
+        return self._pos_embed(self.patch_embed(im))
+
 
 class PlainEncoder(_OfficialPositions, VisionTransformer):
     """timm's ViT with a class token."""

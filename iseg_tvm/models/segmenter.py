@@ -82,6 +82,13 @@ class Segmenter(nn.Module):
         device = self.encoder.pos_embed.device
         return normalize_uint8(images, self.config.encoder).to(device)
 
+    def pad(self, im: Tensor) -> Tensor:
+        """Pad (B, 3, H, W) with zeros on the right and at the bottom up to the patch size."""
+        height, width = im.shape[2:]
+        rows, columns = self.config.grid_for(height, width)
+        patch = self.config.encoder.patch_size
+        return functional.pad(im, (0, columns * patch - width, 0, rows * patch - height))
+
     def forward_scores(self, im: Tensor) -> Tensor:
         """Return class scores of the patches.
 
@@ -98,11 +105,8 @@ class Segmenter(nn.Module):
         """
         if im.dim() != 4 or im.shape[1] != 3:
             raise IsegError(f"images must have shape (B, 3, H, W), found {tuple(im.shape)}")
-        height, width = im.shape[2:]
-        rows, columns = self.config.grid_for(height, width)
-        patch = self.config.encoder.patch_size
-        im = functional.pad(im, (0, columns * patch - width, 0, rows * patch - height))
-        tokens = self.encoder.forward_features(im)
+        rows, columns = self.config.grid_for(*im.shape[2:])
+        tokens = self.encoder.forward_features(self.pad(im))
         masks = self.decoder(tokens[:, self.config.encoder.num_prefix_tokens :])
         return cast(Tensor, masks.transpose(1, 2).unflatten(2, (rows, columns)))
 

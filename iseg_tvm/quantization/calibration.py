@@ -22,19 +22,23 @@ site                                       what is observed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from iseg_tvm.errors import IsegError
 from iseg_tvm.models.decoders import LinearDecoder
 from iseg_tvm.models.segmenter import Segmenter
-from iseg_tvm.quantization.observers import Histogram, Moments, signed_parts
+from iseg_tvm.quantization.observers import Histogram, signed_parts
+
+SAMPLE = 1024
+"""Rows of each activation function's input that are kept, of all images together."""
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, steps done and steps in total."""
@@ -47,13 +51,26 @@ class Statistics:
     Attributes
     ----------
     sites : name -> histogram
+    images : how many were calibrated on
+    sample_rows : how many rows of each pass :meth:`sample` keeps
+    samples : site -> sampled rows, one tensor a pass
     patch_norm_squares, patch_count : sum of squared L2 norms of the decoder's patch features, and
         how many there were
     """
 
     sites: dict[str, Histogram] = field(default_factory=dict)
+    images: int = 1
+    sample_rows: int = 0
+    samples: dict[str, list[Tensor]] = field(default_factory=dict)
     patch_norm_squares: float = 0.0
     patch_count: int = 0
+
+    def sample(self, site: str, values: Tensor) -> None:
+        """Keep ``sample_rows`` evenly spaced rows of ``values`` (..., channels)."""
+        rows = values.detach().reshape(-1, values.shape[-1])
+        chosen = torch.linspace(0, len(rows) - 1, min(self.sample_rows, len(rows))).long()
+        if len(chosen):
+            self.samples.setdefault(site, []).append(rows[chosen].clone())
 
     def observe(self, site: str, values: Tensor, groups: int = 1) -> None:
         """Add ``values`` to a site."""
@@ -83,8 +100,9 @@ def calibrate(
     IsegError
         An activation is not finite.
     """
-    statistics = Statistics()
-    with observing(model, statistics), _fused_attention(model), torch.no_grad():
+    rows = max(SAMPLE // (len(images) * len(views(images[0]))), 1)
+    statistics = Statistics(images=len(images), sample_rows=rows)
+    with observing(model, statistics), fused_attention(model), torch.no_grad():
         for done, image in enumerate(images, start=1):
             for view in views(image):
                 model.forward_scores(model.normalize_uint8(np.array(view[None], order="C")))
@@ -100,16 +118,37 @@ def calibrate(
 
 
 def views(image: np.ndarray) -> list[np.ndarray]:
-    """The image, mirrored both ways, and with red and blue exchanged.
+    """What calibration makes of an image, uint8 (H, W, 3) each: first itself.
 
     One photograph alone reaches only part of most channels' ranges, and clipping what another
-    photograph reaches costs far more than a coarser grid: its views widen them without new data.
+    photograph reaches costs far more than a coarser grid. Mirrored, with exchanged colours, its
+    quarters enlarged, grey, darker, with less contrast: such views widen ranges without new data.
     """
-    return [image, image[:, ::-1], image[::-1], image[:, :, ::-1]]
+    height, width = image.shape[:2]
+    grey = np.repeat(image.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
+    return [
+        image,
+        image[:, ::-1],
+        image[::-1],
+        image[:, :, ::-1],
+        *(_enlarged(image, top, left) for top in (0, height // 2) for left in (0, width // 2)),
+        grey,
+        image // 2,
+        grey[::-1] // 2 + 127,
+        image // 4 + 96,
+    ]
+
+
+def _enlarged(image: np.ndarray, top: int, left: int) -> np.ndarray:
+    """A quarter of an image, as large as the image."""
+    height, width = image.shape[:2]
+    part = image[top : top + (height + 1) // 2, left : left + (width + 1) // 2]
+    picture = Image.fromarray(np.ascontiguousarray(part))
+    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
 
 
 @contextmanager
-def _fused_attention(model: Segmenter) -> Iterator[None]:
+def fused_attention(model: Segmenter) -> Iterator[None]:
     """Attention probabilities are not observed, so N x N matrices need not be stored."""
     before = {m: m.fused_attn for m in model.modules() if hasattr(m, "fused_attn")}
     model.set_fused_attention(True)
@@ -120,49 +159,6 @@ def _fused_attention(model: Segmenter) -> Iterator[None]:
             module.fused_attn = value
 
 
-Grid = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""From a site's values to a linear layer's real input and the integers that stand for it."""
-
-
-class _MomentsBySite:
-    """Observer of :func:`measure_moments`."""
-
-    def __init__(self, grids: Mapping[str, Grid], second: bool) -> None:
-        self.grids = grids
-        self.moments = {site: Moments(second) for site in grids}
-
-    def observe(self, site: str, values: Tensor, groups: int = 1) -> None:
-        """Add ``values`` to a site, if it has a grid."""
-        if site in self.grids:
-            self.moments[site].update(*self.grids[site](values))
-
-
-def measure_moments(
-    model: Segmenter,
-    images: Sequence[np.ndarray],
-    grids: Mapping[str, Grid],
-    progress: Progress | None = None,
-    *,
-    second: bool = True,
-) -> dict[str, Moments]:
-    """Moments of what linear layers read, real and rounded, in a second pass.
-
-    Parameters
-    ----------
-    model, images, progress : as of :func:`calibrate`
-    grids : the rounding at each site
-    second : whether to keep second moments
-    """
-    observer = _MomentsBySite(grids, second)
-    with _hooks(model, observer), _fused_attention(model), torch.no_grad():
-        for done, image in enumerate(images, start=1):
-            for view in (image, image[:, ::-1]):
-                model.forward_scores(model.normalize_uint8(np.array(view[None], order="C")))
-            if progress is not None:
-                progress("measuring layer inputs", done, len(images))
-    return observer.moments
-
-
 @contextmanager
 def observing(model: Segmenter, statistics: Statistics) -> Iterator[None]:
     """Let ``statistics.observe`` see every site (module docstring) of each forward pass."""
@@ -171,7 +167,7 @@ def observing(model: Segmenter, statistics: Statistics) -> Iterator[None]:
 
 
 @contextmanager
-def _hooks(model: Segmenter, statistics: Statistics | _MomentsBySite) -> Iterator[None]:
+def _hooks(model: Segmenter, statistics: Statistics) -> Iterator[None]:
     handles: list[Any] = []
 
     def on_output(module: nn.Module, site: str, groups: int = 1) -> None:
@@ -196,6 +192,11 @@ def _hooks(model: Segmenter, statistics: Statistics | _MomentsBySite) -> Iterato
         handles.append(
             block.mlp.act.register_forward_pre_hook(
                 lambda _m, a: statistics.observe(f"{name}.fc1", signed_parts(a[0]), 2)
+            )
+        )
+        handles.append(
+            block.mlp.act.register_forward_pre_hook(
+                lambda _m, a: statistics.sample(f"{name}.fc1", a[0])
             )
         )
         on_output(block.mlp.act, f"{name}.activation")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
+from iseg_tvm.quantization.activation import ActivationGrid
 from iseg_tvm.quantization.calibration import Statistics
 from iseg_tvm.quantization.layers import (
     Array,
     IntegerLinear,
     IntegerNorm,
+    LinearRequest,
     check_finite,
     quantize_linear,
 )
-from iseg_tvm.quantization.observers import LEVELS, Moments
+from iseg_tvm.quantization.observers import LEVELS
 from iseg_tvm.quantization.options import QuantizeOptions
 
 STREAM_PEAK = 12288
@@ -35,10 +37,9 @@ class Context:
 
     Attributes
     ----------
-    moments : of real values and integers at the sites that linear layers read
+    requests : linear layer -> what it is made from
     tensors, scalars : the artifact's, by name (see ``iseg_tvm.artifact``)
-    activation_scales : block -> real value of one step of its activation's input and output, and
-        the input that stands for 0
+    activations : block -> grids of its activation function
 
     Raises
     ------
@@ -49,10 +50,10 @@ class Context:
     def __init__(self, model: nn.Module, statistics: Statistics, options: QuantizeOptions) -> None:
         self.parameters = finite_parameters(model)
         self.statistics, self.options = statistics, options
-        self.moments: dict[str, Moments] = {}
+        self.requests: dict[str, LinearRequest] = {}
         self.tensors: dict[str, np.ndarray] = {}
         self.scalars: dict[str, int] = {}
-        self.activation_scales: dict[str, tuple[float, float, int]] = {}
+        self.activations: dict[str, ActivationGrid] = {}
 
     def layer(self, name: str) -> tuple[Array, Array]:
         """Weight (N, K) and bias (N,) of a linear layer."""
@@ -67,21 +68,23 @@ class Context:
         histogram = self.statistics.sites[site]
         return histogram.thresholds(self.options.observer, self.options.percentile) / LEVELS
 
-    def channel_scale(self, site: str) -> Array:
+    def channel_scale(self, site: str, headroom: float, share: float = 1.0) -> Array:
         """int8 scale of each channel of a site, between one scale a tensor and one a channel.
 
-        ``(site maximum)**(1 - t) * (channel maximum)**t / 127`` with t = ``equalization``. The
-        factors move into the next layer's weights (SmoothQuant, Xiao et al. 2023, arXiv 2211.10438,
-        section 4); t = 1/2 also leaves room to channels that the calibration images use little.
+        ``(site maximum)**(1 - t) * (channel maximum)**t / 127`` with t = ``share * equalization``,
+        times ``headroom`` if t > 0, which shrinks as calibration sees more pictures. The factors
+        move into the next layer's weights (SmoothQuant, Xiao et al. 2023, arXiv 2211.10438, section
+        4); t below 1 also leaves room to channels that the calibration images use little.
         """
         histogram = self.statistics.sites[site]
         peak = float(histogram.maximum.max())
         if peak == 0:
             return np.full(len(histogram.channel_maximum), 1 / LEVELS)
-        options = self.options
+        options, exponent = self.options, self.options.equalization * share
         kept = histogram.thresholds(options.observer, options.percentile).max() / peak
+        room = 1 + (headroom - 1) / self.statistics.images**0.5 if exponent > 0 else 1.0
         channels = np.maximum(histogram.channel_maximum, peak * _CHANNEL_FLOOR)
-        return peak * (channels / peak) ** options.equalization * (kept / LEVELS)
+        return peak * (channels / peak) ** exponent * (room * kept / LEVELS)
 
     def wide_scale(self, *sites: str, constants: float = 0.0) -> float:
         """int16 scale that holds the maxima of ``sites`` and of ``constants``."""
@@ -92,24 +95,17 @@ class Context:
         self,
         name: str,
         layer: tuple[Array, Array],
-        site: str,
         scale_in: Array | float,
         scale_out: Array | float,
         dtype: str,
+        *,
         zero_in: int = 0,
-    ) -> IntegerLinear:
-        """Convert and store a linear layer that reads ``site``; see ``layers.quantize_linear``."""
-        made = quantize_linear(
-            *layer,
-            scale_in,
-            scale_out,
-            dtype,
-            inputs=self.moments.get(site),
-            correct=self.options.bias_correction,
-            zero_in=zero_in,
-        )
-        self._emit_linear(name, made)
-        return made
+        zero_out: int = 0,
+    ) -> None:
+        """Convert and store a linear layer; see ``layers.LinearRequest``."""
+        request = LinearRequest(*layer, scale_in, scale_out, dtype, zero_in, zero_out)
+        self.requests[name] = request
+        self._emit_linear(name, quantize_linear(request))
 
     def _emit_linear(self, name: str, layer: IntegerLinear) -> None:
         for part in ("weight", "bias"):

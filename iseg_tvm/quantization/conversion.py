@@ -15,15 +15,9 @@ from iseg_tvm import operator_limits as limits
 from iseg_tvm.models.decoders import MaskTransformerDecoder
 from iseg_tvm.models.segmenter import Segmenter
 from iseg_tvm.quantization import layers
-from iseg_tvm.quantization.calibration import Grid
 from iseg_tvm.quantization.context import Context
 from iseg_tvm.quantization.layers import Array
-from iseg_tvm.quantization.transformer import (
-    convert_blocks,
-    plain_grid,
-    plan_blocks,
-    rounding_grids,
-)
+from iseg_tvm.quantization.transformer import NORM_HEADROOM, convert_blocks, plan_blocks
 
 _INT16_MAX = 2**15 - 1
 
@@ -40,14 +34,6 @@ class Plan:
             tokens = _last_norm_scale(context, "decoder.norm", "decoder.decoder_norm")
             self.norms["decoder.norm"] = tokens
 
-    def grids(self) -> dict[str, Grid]:
-        """The rounding of what linear layers read.
-
-        Not of ``decoder.norm``: patches and classes, which different layers read, differ there.
-        """
-        features = plain_grid(self.norms["encoder.norm"])
-        return {**rounding_grids({**self.encoder, **self.decoder}), "encoder.norm": features}
-
 
 def convert(context: Context, model: Segmenter, plan: Plan) -> Array:
     """Fill ``context.tensors`` and ``.scalars``; returns the scales of the encoder's features."""
@@ -58,7 +44,7 @@ def convert(context: Context, model: Segmenter, plan: Plan) -> Array:
     else:
         layer = context.layer("decoder.head")
         scale = max(context.wide_scale("decoder.head"), layers.least_scale(*layer, features))
-        context.linear("decoder.head", layer, "encoder.norm", features, scale, "int16")
+        context.linear("decoder.head", layer, features, scale, "int16")
     return features
 
 
@@ -107,7 +93,7 @@ def _encoder(context: Context, model: Segmenter, plan: Plan) -> None:
         layers.least_stream_scale(config.embed_dim, eps),
     )
     first, last = convert_blocks(context, plan.encoder, eps, least)
-    context.linear("encoder.patch_embed", (weight, bias), "image", 1.0, first, "int16")
+    context.linear("encoder.patch_embed", (weight, bias), 1.0, first, "int16")
     context.tensors["encoder.pos_embed"] = _to_int16(position[prefix:], first)
     context.tensors["encoder.tokens"] = _to_int16(prefix_tokens, first)
     _last_norm(context, "encoder.norm", "encoder.norm", eps, last, plan)
@@ -116,10 +102,10 @@ def _encoder(context: Context, model: Segmenter, plan: Plan) -> None:
 def _last_norm_scale(context: Context, site: str, name: str) -> Array:
     """int8 scale of each channel of a stack's last LayerNorm."""
     gamma, beta = context.layer_norm(name)
+    least = layers.least_norm_scale(gamma, beta)
     if context.options.feature_scales:
-        return np.maximum(context.channel_scale(site), layers.least_norm_scale(gamma, beta))
-    least = float(layers.least_norm_scale(gamma, beta).max())
-    return np.full(len(gamma), max(float(context.scale(site)[0]), least))
+        return np.maximum(context.channel_scale(site, NORM_HEADROOM), least)
+    return np.full(len(gamma), max(float(context.scale(site)[0]), float(least.max())))
 
 
 def _last_norm(
@@ -141,8 +127,7 @@ def _mask_decoder(context: Context, decoder: MaskTransformerDecoder, plan: Plan)
         layers.least_stream_scale(len(bias), eps),
     )
     first, last = convert_blocks(context, plan.decoder, eps, least)
-    site = "encoder.norm"
-    context.linear("decoder.proj_dec", (weight, bias), site, features, first, "int16")
+    context.linear("decoder.proj_dec", (weight, bias), features, first, "int16")
     context.tensors["decoder.cls_emb"] = _to_int16(embedding, first)
     _last_norm(context, "decoder.norm", "decoder.decoder_norm", eps, last, plan)
     tokens = plan.norms["decoder.norm"]
@@ -161,7 +146,7 @@ def _projection(context: Context, name: str, scale_in: Array, dtype: str) -> flo
     bias = np.zeros(len(weight))
     observed = float(context.scale(name)[0]) if dtype == "int8" else context.wide_scale(name)
     scale = max(observed, layers.least_scale(weight, bias, scale_in))
-    context.linear(name, (weight, bias), "decoder.norm", scale_in, scale, dtype)
+    context.linear(name, (weight, bias), scale_in, scale, dtype)
     return scale
 
 

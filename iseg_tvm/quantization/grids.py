@@ -141,7 +141,8 @@ class _Recovery:
             self._wide_layer(f"{name}.proj", scale[f"{name}.attention"], stream)
             scale[f"{name}.norm2"] = self._norm_scale(f"{name}.norm2")
             self.grids.inputs[f"{name}.fc1"] = scale[f"{name}.norm2"]
-            scale[f"{name}.fc1"] = np.median(self._narrow_steps(f"{name}.fc1"))
+            divisor = activation_divisor(self.model, name)
+            scale[f"{name}.fc1"] = divisor * np.median(self._narrow_steps(f"{name}.fc1") / divisor)
             stream *= 2.0 ** scalars[f"{name}.skip_shift2"]
             scale[f"{name}.out"] = np.array(stream)
             self._activation(name, stream)
@@ -151,15 +152,17 @@ class _Recovery:
         layer = f"{name}.fc2"
         step = real_multiplier(self.model, layer) * stream
         weight, _ = float_layer(self.parameters, self.model, layer)
-        found = 1 / _ratio(weight, self.model.tensors[f"{layer}.weight"] * step[:, None])
-        self.grids.scale[f"{name}.activation"] = np.array(found)
+        divisor = activation_divisor(self.model, name)
+        units = self.model.tensors[f"{layer}.weight"] * step[:, None] / divisor
+        found = divisor / _ratio(weight, units)
+        self.grids.scale[f"{name}.activation"] = found
         before = activation_zero(self.model, name)
         if before:
             self.grids.zero[f"{name}.fc1"] = before
         zero = int(self.model.tensors[f"{name}.activation.table"][128 + before])
         if zero:
             self.grids.zero[f"{name}.activation"] = self.grids.zero_in[layer] = zero
-        self._wide_layer(layer, np.array(found), stream)
+        self._wide_layer(layer, found, stream)
 
     def _wide_layer(self, name: str, scale_in: Array, scale_out: float) -> None:
         """A layer whose int16 result lies on a known grid."""
@@ -221,6 +224,14 @@ def activation_zero(model: QuantizedModel, block: str) -> int:
     """Integer of an activation's input that stands for 0, which only the provenance knows."""
     kept = model.provenance.get("activation_scales", {}).get(block, ())
     return int(kept[2]) if len(kept) > 2 else 0
+
+
+def activation_divisor(model: QuantizedModel, block: str) -> Array:
+    """Divisor of each hidden unit (see ``activation.ActivationGrid``), from the provenance."""
+    divisor = np.ones(len(model.tensors[f"{block}.fc1.bias"]))
+    for unit, value in model.provenance.get("activation_divisors", {}).get(block, {}).items():
+        divisor[int(unit)] = value
+    return divisor
 
 
 def out_ratio(model: QuantizedModel, block: str) -> Array:

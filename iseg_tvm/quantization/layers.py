@@ -74,50 +74,86 @@ def accumulator_step(weight: Array, bias: Array, scale_out: Array) -> Array:
     )
 
 
-def quantize_linear(
-    weight: Array,
-    bias: Array,
-    scale_in: Array | float,
-    scale_out: Array | float,
-    dtype: str,
-    *,
-    inputs: Moments | None = None,
-    correct: bool = True,
-    zero_in: int = 0,
-) -> IntegerLinear:
-    """Integer constants of ``y = weight x + bias``.
+@dataclass(frozen=True)
+class LinearRequest:
+    """A linear layer ``y = weight x + bias`` and the grids of ``x`` and ``y``.
 
-    Parameters
+    Attributes
     ----------
-    weight : float64 (N, K)
-    bias : float64 (N,)
+    weight, bias : float64 (N, K), (N,)
     scale_in : scalar or (K,)
     scale_out : scalar or (N,); every ``step / scale_out`` must be below 1 (see :func:`least_scale`)
     dtype : ``int8`` or ``int16``, of the result
-    inputs : of ``x`` and of ``x_q - zero_in``; second moments, if kept, steer the weights' rounding
-    correct : with ``inputs``, the bias takes up what rounding the weights and the input adds on
-        average (bias correction, Nagel et al. 2019, arXiv 1906.04721, section 4.2)
-    zero_in : integer of the input that stands for 0
+    zero_in, zero_out : integers that stand for 0
     """
-    folded = weight * scale_in
-    out = np.broadcast_to(np.asarray(scale_out, dtype=np.float64), bias.shape)
-    step = accumulator_step(folded, bias, out)
-    units = folded / step[:, None]
-    second = inputs.second if inputs else None
+
+    weight: Array
+    bias: Array
+    scale_in: Array | float
+    scale_out: Array | float
+    dtype: str
+    zero_in: int = 0
+    zero_out: int = 0
+
+    @property
+    def columns(self) -> Array:
+        """``scale_out`` of each output, (N,)."""
+        return np.broadcast_to(np.asarray(self.scale_out, dtype=np.float64), self.bias.shape)
+
+    @property
+    def offset(self) -> Array:
+        """Bias with the result's zero point, (N,)."""
+        return self.bias + self.zero_out * self.columns
+
+    @property
+    def folded(self) -> Array:
+        """Weights of the integer input, (N, K)."""
+        return self.weight * self.scale_in
+
+    @property
+    def step(self) -> Array:
+        """Real value of one accumulator step, (N,)."""
+        return accumulator_step(self.folded, self.offset, self.columns)
+
+
+def quantize_linear(request: LinearRequest) -> IntegerLinear:
+    """Integer constants of a layer, each weight rounded by itself."""
+    step = request.step
+    rounded = round_to_nearest(request.folded / step[:, None])
+    multiplier, shift, post_shift = dyadic_columns(step / request.columns, request.dtype)
+    bias = _integer_bias(request, rounded, request.offset)
+    return IntegerLinear(rounded.astype(np.int8), bias, multiplier, shift, post_shift, step)
+
+
+def round_linear(request: LinearRequest, moments: Moments, correct: bool) -> tuple[Array, Array]:
+    """Integer weights and bias of a layer for given inputs.
+
+    Parameters
+    ----------
+    request : LinearRequest
+    moments : of its integer inputs; second moments, if kept, steer the weights' rounding
+    correct : the bias makes the mean output the one of ``moments`` (bias correction, Nagel et al.
+        2019, arXiv 1906.04721, section 4.2)
+
+    Returns
+    -------
+    (weight, bias) : int8 (N, K), int32 (N,)
+    """
+    step, bias = request.step, request.offset
+    units = request.folded / step[:, None]
+    second = moments.second
     rounded = round_to_nearest(units) if second is None else round_with_feedback(units, second)
-    if inputs is not None and correct:
-        bias = bias + weight @ inputs.real - step * (rounded @ inputs.integer)
-    bias = bias - step * zero_in * rounded.sum(axis=1)
-    integer_bias = np.clip(np.floor(bias / step + 0.5), -limits.BIAS_MAX, limits.BIAS_MAX)
-    multiplier, shift, post_shift = dyadic_columns(step / out, dtype)
-    return IntegerLinear(
-        rounded.astype(np.int8),
-        integer_bias.astype(np.int32),
-        multiplier,
-        shift,
-        post_shift,
-        step,
-    )
+    if correct:
+        target = moments.target + request.zero_out * request.columns
+        bias = target - step * (rounded @ moments.input)
+    return rounded.astype(np.int8), _integer_bias(request, rounded, bias)
+
+
+def _integer_bias(request: LinearRequest, rounded: Array, bias: Array) -> Array:
+    """Bias (N,) in accumulator steps, less what the input's zero point adds."""
+    units = bias / request.step - request.zero_in * rounded.sum(axis=1)
+    whole: Array = np.clip(np.floor(units + 0.5), -limits.BIAS_MAX, limits.BIAS_MAX)
+    return whole.astype(np.int32)
 
 
 def least_scale(weight: Array, bias: Array, scale_in: Array | float) -> float:

@@ -118,43 +118,55 @@ def signed_parts(values: Tensor) -> Tensor:
     return torch.cat([values.clamp(max=0.0), values.clamp(min=0.0)], dim=-1)
 
 
+_RUN, _RUN_WEIGHT = 16, 30.0
+"""Tokens of a run, and how much more an error weighs that all of them share.
+
+Attention averages tokens: errors of single tokens cancel, those of whole regions do not.
+"""
+
+
 class Moments:
-    """Running moments of a linear layer's input: real values, and the integers for them.
+    """Running moments of a linear layer's integer input and of the output it should have.
 
     Parameters
     ----------
-    second : whether to keep the integers' second moment, which takes ``4 * channels**2`` bytes
+    second : whether to keep the input's second moment, which takes ``4 * channels**2`` bytes
     """
 
-    def __init__(self, second: bool = True) -> None:
-        self._real: np.ndarray | float = 0.0
-        self._integer: np.ndarray | float = 0.0
+    def __init__(self, second: bool) -> None:
+        self._input: np.ndarray | float = 0.0
+        self._target: np.ndarray | float = 0.0
         self._square: Tensor | None = None
         self._second = second
         self._rows = 0
 
-    def update(self, real: Tensor, integer: Tensor) -> None:
-        """Add rows, shape (..., channels)."""
-        channels = real.shape[-1]
-        self._real = self._real + real.double().reshape(-1, channels).sum(dim=0).numpy()
-        self._integer = self._integer + integer.double().reshape(-1, channels).sum(dim=0).numpy()
-        self._rows += real.numel() // channels
+    def update(self, integers: Tensor, target: Tensor) -> None:
+        """Add rows: integers (rows, K), less their zero point; real outputs (rows, N)."""
+        self._input = self._input + integers.double().sum(dim=0).numpy()
+        self._target = self._target + target.double().sum(dim=0).numpy()
+        self._rows += len(integers)
         if self._second:
-            rows = integer.reshape(-1, channels).float()
+            rows = integers.float()
             square = rows.T @ rows
+            run = min(_RUN, len(rows))
+            means = rows[len(rows) % run :].unflatten(0, (-1, run)).mean(dim=1)
+            square += _RUN_WEIGHT * run * (means.T @ means)
             self._square = square if self._square is None else self._square.add_(square)
 
     @property
-    def real(self) -> np.ndarray:
-        """Mean of the real values, float64 (channels,)."""
-        return np.asarray(self._real) / self._rows
+    def input(self) -> np.ndarray:
+        """Mean input, float64 (K,)."""
+        return np.asarray(self._input) / self._rows
 
     @property
-    def integer(self) -> np.ndarray:
-        """Mean of the integers, float64 (channels,)."""
-        return np.asarray(self._integer) / self._rows
+    def target(self) -> np.ndarray:
+        """Mean output, float64 (N,)."""
+        return np.asarray(self._target) / self._rows
 
     @property
     def second(self) -> np.ndarray | None:
-        """Mean of ``x x^T`` over the integers, float64 (channels, channels), if it was kept."""
+        """Mean of ``x x^T`` over the inputs and, with a weight, over means of runs of them.
+
+        float64 (K, K), if it was kept.
+        """
         return None if self._square is None else self._square.double().numpy() / self._rows

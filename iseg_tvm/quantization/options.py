@@ -40,9 +40,11 @@ class QuantizeOptions:
         layer at a time; otherwise nothing that calibration saw is clipped.
     activation_zero_point : bool
         Its input grid need not be symmetric: the layer before adds the zero point with its bias.
+    unit_scales : bool
+        Hidden units with huge activations are computed as ``d GELU(x / d)``, d a constant a unit,
+        where that leaves less error: the others' grid becomes finer.
     feature_scales : bool
-        The last LayerNorm of encoder and decoder has one scale a channel instead of one in all:
-        finer where calibration saw the range, clipped where it did not.
+        The last LayerNorm of encoder and decoder has one scale a channel instead of one in all.
     input_size : tuple of int, optional
         Height and width of the images that the model will be run on; the calibration images' size
         by default, and they must have it.
@@ -52,12 +54,13 @@ class QuantizeOptions:
     percentile: float = 99.99
     activation: str = "gelu"
     polynomial: str = "quadratic"
-    rounding: str = "nearest"
+    rounding: str = "feedback"
     bias_correction: bool = True
-    equalization: float = 0.5
+    equalization: float = 0.75
     lambda_search: bool = True
     activation_zero_point: bool = True
-    feature_scales: bool = False
+    unit_scales: bool = True
+    feature_scales: bool = True
     input_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:

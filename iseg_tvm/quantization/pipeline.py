@@ -12,11 +12,12 @@ import torch
 from iseg_tvm.artifact import QuantizedModel
 from iseg_tvm.errors import IsegError
 from iseg_tvm.models.segmenter import Segmenter
-from iseg_tvm.quantization.calibration import Progress, calibrate, measure_moments
+from iseg_tvm.quantization.activation import ActivationGrid
+from iseg_tvm.quantization.calibration import Progress, calibrate
 from iseg_tvm.quantization.context import Context, finite_parameters
 from iseg_tvm.quantization.conversion import Plan, convert
-from iseg_tvm.quantization.observers import Moments
 from iseg_tvm.quantization.options import QuantizeOptions
+from iseg_tvm.quantization.refinement import refine
 
 
 def quantize(
@@ -69,9 +70,8 @@ def quantize(
     plan = Plan(context, model)
     if adjust is not None:
         adjust(plan)
-    context.moments = _layer_inputs(model, images, plan, options, progress)
     features = convert(context, model, plan)
-    return QuantizedModel(
+    quantized = QuantizedModel(
         config=model.config,
         tensors=context.tensors,
         scalars=context.scalars,
@@ -79,29 +79,19 @@ def quantize(
         polynomial=options.polynomial,
         classes=tuple(classes),
         palette=tuple((r, g, b) for r, g, b in palette),
-        provenance=_provenance(options, len(images), features, context.activation_scales),
+        provenance=_provenance(options, len(images), features, context.activations),
     )
-
-
-def _layer_inputs(
-    model: Segmenter,
-    images: Sequence[np.ndarray],
-    plan: Plan,
-    options: QuantizeOptions,
-    progress: Progress | None,
-) -> dict[str, Moments]:
-    """Moments of the linear layers' inputs, as far as an option needs them."""
-    second = options.rounding == "feedback"
-    if not (second or options.bias_correction):
-        return {}
-    return measure_moments(model, images, plan.grids(), progress, second=second)
+    if options.bias_correction or options.rounding == "feedback":
+        made = context.requests, plan.norms
+        return refine(quantized, *made, model, images, options, progress)
+    return quantized
 
 
 def _provenance(
     options: QuantizeOptions,
     images: int,
     features: np.ndarray,
-    activation_scales: Mapping[str, tuple[float, float, int]],
+    activations: Mapping[str, ActivationGrid],
 ) -> dict[str, Any]:
     chosen = asdict(options)
     chosen.pop("input_size")  # a field of the model itself
@@ -109,7 +99,11 @@ def _provenance(
         "options": chosen,
         "calibration_images": images,
         "feature_scale": features.tolist(),
-        "activation_scales": {name: list(kept) for name, kept in activation_scales.items()},
+        "activation_scales": {n: [g.scale, g.scale_out, g.zero] for n, g in activations.items()},
+        "activation_divisors": {
+            name: {str(c): float(grid.divisor[c]) for c in np.flatnonzero(grid.divisor != 1)}
+            for name, grid in activations.items()
+        },
         "torch": torch.__version__,
         "numpy": np.__version__,
     }

@@ -8,6 +8,7 @@ in the output is made good by the columns not yet rounded, as far as the inputs 
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 Array = np.ndarray
 LARGEST = 127
@@ -43,7 +44,7 @@ def round_with_feedback(weight: Array, second_moment: Array) -> Array:
     order = np.argsort(-power, kind="stable")
     damped = second_moment[np.ix_(order, order)] + np.eye(len(order)) * (DAMPING * power.mean())
     # Row j of the inverse's upper Cholesky factor: how the columns after j make good for j.
-    factor = np.linalg.cholesky(np.linalg.inv(damped)).T
+    factor = _inverse_factor(damped)
     # Transposed: a column of weights lies in one piece.
     rest, result = weight.T[order], np.empty(weight.shape[::-1])
     for start in range(0, len(order), _BLOCK):
@@ -55,3 +56,14 @@ def round_with_feedback(weight: Array, second_moment: Array) -> Array:
             rest[j + 1 : stop] -= factor[j, j + 1 : stop, None] * errors[j - start]
         rest[stop:] -= factor[start:stop, stop:].T @ errors
     return np.ascontiguousarray(result.T)
+
+
+def _inverse_factor(matrix: np.ndarray) -> np.ndarray:
+    """Upper triangular ``U`` with ``U^T U`` the inverse of a positive definite matrix."""
+    # matrix = R R^T with R upper triangular: Cholesky with rows and columns in reverse.
+    lower = torch.linalg.cholesky(torch.from_numpy(np.ascontiguousarray(matrix[::-1, ::-1])))
+    upper = lower.flip(0, 1)
+    inverse: np.ndarray = torch.linalg.solve_triangular(
+        upper, torch.eye(len(matrix), dtype=torch.float64), upper=True
+    ).numpy()
+    return inverse

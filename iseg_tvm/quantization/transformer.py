@@ -7,17 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from iseg_tvm.quantization import layers
-from iseg_tvm.quantization.activation import ActivationGrid, choose_table, output_grid
-from iseg_tvm.quantization.calibration import Grid
+from iseg_tvm.quantization.activation import ActivationGrid, choose_grid
 from iseg_tvm.quantization.context import Context
 from iseg_tvm.quantization.layers import Array
-from iseg_tvm.quantization.observers import LEVELS
 
 SKIP_SHIFT_MAX = 14
+
+NORM_HEADROOM, ATTENTION_HEADROOM = 1.1, 1.25
+"""Range of a channel over what calibration saw of it: other pictures reach further."""
+
+_ATTENTION_SHARE = 2 / 3
+"""Of the equalization's exponent: the attention's channels differ most from picture to picture."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,7 @@ class BlockScales:
     """Real value of one step of a block's int8 tensors.
 
     Per channel: norm1, v, attention, norm2 (D,); per head: q, k, out_ratio (H,). ``out_ratio`` is
-    ``v / attention``, which the operator wants constant in a head. ``fc1`` is the activation's
-    input, ``zero_point`` its output's.
+    ``v / attention``, which the operator wants constant in a head.
     """
 
     norm1: Array
@@ -36,9 +37,7 @@ class BlockScales:
     attention: Array
     out_ratio: Array
     norm2: Array
-    fc1: ActivationGrid
-    activation: float
-    zero_point: int
+    activation: ActivationGrid
 
 
 def convert_blocks(
@@ -60,7 +59,7 @@ def convert_blocks(
     needs = [first_scale]
     for name, s in plan.items():
         needs.append(_addition_scale(context, name, "mid", "proj", "attn.proj", s.attention))
-        needs.append(_addition_scale(context, name, "out", "fc2", "mlp.fc2", s.activation))
+        needs.append(_addition_scale(context, name, "out", "fc2", "mlp.fc2", fc2_inputs(s)))
     stream, shifts = growing_scales(needs)
     for i, (name, s) in enumerate(plan.items()):
         before, mid, after = stream[2 * i : 2 * i + 3]
@@ -76,34 +75,9 @@ def plan_blocks(context: Context, prefix: str, depth: int) -> dict[str, BlockSca
     return {f"{prefix}.{i}": _block_scales(context, f"{prefix}.{i}") for i in range(depth)}
 
 
-def rounding_grids(plan: Mapping[str, BlockScales]) -> dict[str, Grid]:
-    """What linear layers of the blocks read: how each site rounds (see ``measure_moments``)."""
-    grids: dict[str, Grid] = {}
-    for name, s in plan.items():
-        grids[f"{name}.norm1"] = plain_grid(s.norm1)
-        grids[f"{name}.attention"] = plain_grid(s.attention)
-        grids[f"{name}.norm2"] = plain_grid(s.norm2)
-        grids[f"{name}.fc1"] = _activation_grid(s)
-    return grids
-
-
-def plain_grid(scale: Array) -> Grid:
-    """Rounding to an int8 grid, one scale a channel."""
-    step = torch.from_numpy(scale)
-    return lambda values: (values, (values / step + 0.5).floor().clamp(-128, 127))
-
-
-def _activation_grid(s: BlockScales) -> Grid:
-    """From the two signed halves of fc1's outputs to the activation, and table less zero point."""
-    table = torch.from_numpy(s.fc1.table.astype(np.float32)) - s.zero_point
-
-    def grid(halves: Tensor) -> tuple[Tensor, Tensor]:
-        negative, positive = halves.chunk(2, dim=-1)
-        values = negative + positive
-        index = (values / s.fc1.scale + 0.5).floor().long() + s.fc1.zero
-        return functional.gelu(values), table[index.clamp(-128, 127) + 128]
-
-    return grid
+def fc2_inputs(s: BlockScales) -> Array:
+    """Scale of each of the activation's outputs."""
+    return s.activation.scale_out * s.activation.divisor
 
 
 def growing_scales(needs: Sequence[float]) -> tuple[list[float], list[int]]:
@@ -127,7 +101,8 @@ def growing_scales(needs: Sequence[float]) -> tuple[list[float], list[int]]:
 def norm_scale(context: Context, name: str) -> Array:
     """int8 scale of each channel of a LayerNorm's output that its constants can express."""
     gamma, beta = context.layer_norm(name)
-    return np.maximum(context.channel_scale(name), layers.least_norm_scale(gamma, beta))
+    least = layers.least_norm_scale(gamma, beta)
+    return np.maximum(context.channel_scale(name, NORM_HEADROOM), least)
 
 
 def _block_scales(context: Context, name: str) -> BlockScales:
@@ -135,12 +110,15 @@ def _block_scales(context: Context, name: str) -> BlockScales:
     q, k = _query_key_scales(context, name, norm1)
     v, attention, ratio = _value_scales(context, name, norm1)
     norm2 = norm_scale(context, f"{name}.norm2")
-    largest = float(context.scale(f"{name}.activation")[0]) * LEVELS
-    activation, zero_point = output_grid(largest)
-    least = layers.least_scale(*context.layer(f"{name}.mlp.fc1"), norm2)
-    inputs = context.statistics.sites[f"{name}.fc1"]
-    fc1 = choose_table(inputs, context.options, activation, zero_point, least)
-    return BlockScales(norm1, q, k, v, attention, ratio, norm2, fc1, activation, zero_point)
+    site = f"{name}.fc1"
+    activation = choose_grid(
+        context.statistics.sites[site],
+        torch.cat(context.statistics.samples[site]).numpy(),
+        context.options,
+        context.layer(f"{name}.mlp.fc2")[0],
+        layers.least_scale(*context.layer(f"{name}.mlp.fc1"), norm2),
+    )
+    return BlockScales(norm1, q, k, v, attention, ratio, norm2, activation)
 
 
 def _query_key_scales(context: Context, name: str, scale_in: Array) -> tuple[Array, Array]:
@@ -163,7 +141,7 @@ def _value_scales(context: Context, name: str, scale_in: Array) -> tuple[Array, 
     Both take the shape of the output's scales: v's rounding errors average out over the tokens.
     """
     weight, bias = context.layer(f"{name}.attn.qkv")
-    out = context.channel_scale(f"{name}.attention")
+    out = context.channel_scale(f"{name}.attention", ATTENTION_HEADROOM, _ATTENTION_SHARE)
     channels = len(out)
     heads = len(context.statistics.sites[f"{name}.attention"].limit)
     step = layers.accumulator_step(weight * scale_in, bias, np.zeros(len(bias)))[-channels:]
@@ -198,8 +176,7 @@ def _attention(
     weight, bias = context.layer(f"{name}.attn.qkv")
     head_width = len(bias) // (3 * len(s.q))
     columns = np.concatenate([np.repeat(np.concatenate([s.q, s.k]), head_width), s.v])
-    site = f"{name}.norm1"
-    context.linear(f"{name}.qkv", (weight, bias), site, s.norm1, columns, "int8")
+    context.linear(f"{name}.qkv", (weight, bias), s.norm1, columns, "int8")
     attention = layers.quantize_attention(
         s.q * s.k, s.out_ratio, head_width, context.options.polynomial
     )
@@ -207,8 +184,8 @@ def _attention(
         context.tensors[f"{name}.attention.{part}"] = getattr(attention, part)
     for part in ("fraction_bits", "post_shift"):
         context.scalars[f"{name}.attention.{part}"] = getattr(attention, part)
-    layer, site = context.layer(f"{name}.attn.proj"), f"{name}.attention"
-    context.linear(f"{name}.proj", layer, site, s.attention, mid, "int16")
+    layer = context.layer(f"{name}.attn.proj")
+    context.linear(f"{name}.proj", layer, s.attention, mid, "int16")
 
 
 def _mlp(context: Context, name: str, s: BlockScales, eps: float, mid: float, after: float) -> None:
@@ -216,10 +193,10 @@ def _mlp(context: Context, name: str, s: BlockScales, eps: float, mid: float, af
     integer_eps = layers.norm_eps(len(gamma), eps, mid)
     context.emit_norm(f"{name}.norm2", layers.fold_norm(gamma, beta, integer_eps, s.norm2))
     weight, bias = context.layer(f"{name}.mlp.fc1")
-    grid, site = s.fc1, f"{name}.norm2"
-    shifted = weight, bias + grid.zero * grid.scale
-    context.linear(f"{name}.fc1", shifted, site, s.norm2, grid.scale, "int8")
+    grid = s.activation
+    columns = grid.scale * grid.divisor
+    context.linear(f"{name}.fc1", (weight, bias), s.norm2, columns, "int8", zero_out=grid.zero)
     context.tensors[f"{name}.activation.table"] = grid.table
-    context.activation_scales[name] = grid.scale, s.activation, grid.zero
-    layer, site = context.layer(f"{name}.mlp.fc2"), f"{name}.fc1"
-    context.linear(f"{name}.fc2", layer, site, s.activation, after, "int16", s.zero_point)
+    context.activations[name] = grid
+    layer = context.layer(f"{name}.mlp.fc2")
+    context.linear(f"{name}.fc2", layer, fc2_inputs(s), after, "int16", zero_in=grid.zero_out)

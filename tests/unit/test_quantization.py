@@ -99,13 +99,14 @@ def test_every_option_keeps_the_features(observer: str, activation: str, polynom
 @pytest.mark.parametrize(
     "changed",
     [
-        {"rounding": "feedback"},
+        {"rounding": "nearest"},
         {"bias_correction": False},
-        {"rounding": "feedback", "bias_correction": False},
+        {"rounding": "nearest", "bias_correction": False},
         {"equalization": 0.0},
         {"equalization": 1.0},
         {"lambda_search": False},
         {"activation_zero_point": False},
+        {"unit_scales": False},
         {"feature_scales": True},
     ],
     ids=str,
@@ -228,9 +229,13 @@ def test_a_quantized_model_survives_its_file(tmp_path) -> None:
 def test_progress_counts_every_image() -> None:
     model = lively_model(tiny_config(image_size=SIZE))
     seen = []
-    quantize(model, [photo(), photo(9, 9)], progress=lambda *step: seen.append(step))
-    stages = "calibrating", "measuring layer inputs"
-    assert seen == [(stage, i, 2) for stage in stages for i in (1, 2)]
+    pictures = [photo(), photo(9, 9)]
+    quantized = quantize(model, pictures, progress=lambda *step: seen.append(step))
+    layers = len([name for name in quantized.tensors if name.endswith(".weight")])
+    assert seen == [
+        *(("calibrating", i, 2) for i in (1, 2)),
+        *(("rounding layers", i, layers) for i in range(1, layers + 1)),
+    ]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
