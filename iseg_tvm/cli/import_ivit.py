@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
         quantized = quantize(
             model,
             [photo_to_array(photo, model.config.image_size) for photo in photos],
-            QuantizeOptions(activation="shiftgelu", polynomial="linear"),
+            # One scale for the features, as I-ViT has it.
+            QuantizeOptions(activation="shiftgelu", polynomial="linear", feature_scales=False),
             classes=palette.classes,
             palette=palette.colors,
             progress=progress,

@@ -169,7 +169,7 @@ def test_lambda_learns_as_a_step_size() -> None:
 
 
 def test_narrow_weights_are_min_max_rounding() -> None:
-    model, quantized = pair(tiny_config(image_size=SIZE))
+    model, quantized = pair(tiny_config(image_size=SIZE), rounding="nearest")
     parameters = finite_parameters(model)
     narrow = narrow_weights(quantized, parameters, 7)
     for name, tensor in narrow.tensors.items():
