@@ -11,6 +11,8 @@ MIN_MAX = {
     "equalization": 0.0,
     "lambda_search": False,
     "activation_zero_point": False,
+    "unit_scales": False,
+    "feature_scales": False,
 }
 """Everything off: one min-max scale a tensor (a head for q, k and v), weights to nearest."""
 
@@ -53,7 +55,8 @@ _ABLATIONS = [
     Case("equalization 1", "ablation", options={"equalization": 1.0}),
     Case("no lambda search", "ablation", options={"lambda_search": False}),
     Case("symmetric activation inputs", "ablation", options={"activation_zero_point": False}),
-    Case("one scale a channel for the features", "ablation", options={"feature_scales": True}),
+    Case("huge hidden units share the grid", "ablation", options={"unit_scales": False}),
+    Case("one scale for all features", "ablation", options={"feature_scales": False}),
     Case("ShiftGELU table", "ablation", options={"activation": "shiftgelu"}),
     Case("linear shift exponential", "ablation", options={"polynomial": "linear"}),
     Case("observer mse", "ablation", options={"observer": "mse"}),
