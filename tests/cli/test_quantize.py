@@ -58,7 +58,7 @@ def test_flags_reach_the_quantizer(
 ) -> None:
     flags = (
         "--observer mse --activation shiftgelu --polynomial linear --image-size 20 12"
-        " --rounding feedback --equalization 0.25 --no-lambda-search --feature-scales"
+        " --rounding nearest --equalization 0.25 --no-lambda-search --no-feature-scales"
     )
     status, out = quantize(shared_checkpoint, photo.parent, *flags.split(), "--json", "-q")
     captured = capsys.readouterr()
@@ -71,10 +71,10 @@ def test_flags_reach_the_quantizer(
     assert (model.input_size, model.polynomial) == ((20, 12), "linear")
     assert model.provenance["options"]["observer"] == "mse"
     assert model.provenance["options"]["activation"] == "shiftgelu"
-    assert model.provenance["options"]["rounding"] == "feedback"
+    assert model.provenance["options"]["rounding"] == "nearest"
     assert model.provenance["options"]["equalization"] == 0.25
     assert model.provenance["options"]["lambda_search"] is False
-    assert model.provenance["options"]["feature_scales"] is True
+    assert model.provenance["options"]["feature_scales"] is False
     assert model.provenance["options"]["bias_correction"] is True
 
 
