@@ -113,7 +113,9 @@ def offences(prefixes: tuple[str, ...], forbidden: tuple[str, ...], *, lazy: boo
 @pytest.mark.parametrize(
     ("prefixes", "forbidden", "lazy"),
     [
-        (("iseg_tvm.quantization", "iseg_tvm.models"), ("tvm", "tvm_ffi", "relay_ops"), True),
+        (("iseg_tvm.models",), ("tvm", "tvm_ffi", "relay_ops"), True),
+        # Quantization runs the integer model, whose operators import TVM inside their lowerings.
+        (("iseg_tvm.quantization",), ("tvm", "tvm_ffi"), False),
         (
             ("iseg_tvm.runtime", "iseg_tvm.bundle", "iseg_tvm.board"),
             ("torch", "torchvision", "timm", "xgboost", "safetensors", "relay_ops"),
@@ -141,7 +143,16 @@ def offences(prefixes: tuple[str, ...], forbidden: tuple[str, ...], *, lazy: boo
         (("iseg_tvm.evaluation",), ("torch", "timm", "tvm", "safetensors", "relay_ops"), False),
         (("iseg_tvm.errors",), ("numpy",), True),
     ],
-    ids=["quantization", "runtime", "board", "operators", "leaves", "evaluation", "errors"],
+    ids=[
+        "models",
+        "quantization",
+        "runtime",
+        "board",
+        "operators",
+        "leaves",
+        "evaluation",
+        "errors",
+    ],
 )
 def test_forbidden_imports(
     prefixes: tuple[str, ...], forbidden: tuple[str, ...], lazy: bool
