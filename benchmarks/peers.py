@@ -19,14 +19,15 @@ from rich.table import Table
 from benchmarks import models, peer_files
 from benchmarks.engines import ENGINES, OURS, Engine, find_engines
 from benchmarks.export import FORMS, INTEGER_FORM
+from benchmarks.flags import add_measurement_flags, thread_counts
 from benchmarks.main import run_main, write_json
 from benchmarks.provenance import provenance
 from benchmarks.results import comparisons, read_results, rows
 from benchmarks.rounds import Input, measure
+from iseg_tvm.bundle import read_bundle
 from iseg_tvm.cli.flags import positive_int
 from iseg_tvm.errors import IsegError
 from iseg_tvm.host_cpu import usable_cpus
-from iseg_tvm.runtime import load
 from iseg_tvm.targets import TargetSpec, load_target
 
 _NOISY_CORES = 0.1
@@ -48,12 +49,10 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"of {names}; or quantized .safetensors files, for our library alone (default: all)",
     )
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
-    parser.add_argument("--threads", type=positive_int, nargs="+", help="default: 1, and all")
     parser.add_argument(
         "--engines", nargs="+", metavar="WORD", help="those whose names contain a word, and ours"
     )
     parser.add_argument("--rounds", type=positive_int, default=5, help="turns each (default: 5)")
-    parser.add_argument("--target", default="native", help="as of `iseg-tvm compile`")
     parser.add_argument(
         "--output",
         type=Path,
@@ -61,14 +60,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="result file; rounds are added to what it holds",
     )
     parser.add_argument("--restart", action="store_true", help="forget what the file holds")
-    parser.add_argument("--cache", type=Path, default=models.DEFAULT_CACHE, help="prepared models")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--prepare", action="store_true", help="make the model files, then stop")
     group.add_argument("--report", action="store_true", help="print what the file holds, then stop")
     parser.add_argument(
         "--quick", action="store_true", help="Seg-T in integer-only form, 1 thread, 2 rounds"
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks of errors")
+    add_measurement_flags(parser)
     return parser
 
 
@@ -84,7 +82,7 @@ def prepare(
         theirs = peer_files.reference(model, form, cache)
         return Input(engine, path, peer_files.image_file(cache), threads, theirs)
     bundle = models.bundle(model, target, cache)
-    size = load(bundle).manifest.image_size
+    size = read_bundle(bundle).manifest.image_size
     own = model.endswith(".safetensors")
     reference = None if own else peer_files.reference(model, INTEGER_FORM, cache)
     return Input(engine, bundle, peer_files.photo_file(cache, size), threads, reference)
@@ -172,7 +170,7 @@ def run(args: argparse.Namespace) -> int:
             raise IsegError(f"{args.output} holds no measurements")
         print_results(results)
         return 0
-    threads = args.threads or sorted({1, len(usable_cpus())})
+    threads = thread_counts(args)
     if max(threads) > len(usable_cpus()):
         raise IsegError(f"this process may use {len(usable_cpus())} CPUs, not {max(threads)}")
     for model, form, count in itertools.product(args.models, args.forms, threads):

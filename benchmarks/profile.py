@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import models
+from benchmarks.flags import add_measurement_flags, thread_counts
 from benchmarks.main import run_main, write_json
 from benchmarks.peak import Peak, peak_families
 from benchmarks.provenance import provenance
 from benchmarks.vm_overhead import vm_overhead_ms
 from iseg_tvm.cli.flags import positive_int
-from iseg_tvm.host_cpu import usable_cpus
 from iseg_tvm.profiling import Profile, profile
 from iseg_tvm.runtime import load
 from iseg_tvm.targets import TargetSpec, load_target
@@ -39,15 +39,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", default="seg-t", help=f"{names}, or a quantized .safetensors (default: seg-t)"
     )
-    parser.add_argument("--target", default="native", help="as of `iseg-tvm compile`")
     parser.add_argument(
         "--bundle", type=Path, help="profile this bundle instead of compiling the model"
     )
-    parser.add_argument("--threads", type=positive_int, nargs="+", help="default: 1, and all")
     parser.add_argument("--repeats", type=positive_int, default=15, help="timed runs (default 15)")
-    parser.add_argument("--cache", type=Path, default=models.DEFAULT_CACHE, help="models, bundles")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
-    parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks of errors")
+    add_measurement_flags(parser)
     return parser
 
 
@@ -143,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
     title = f"{args.bundle or args.model}, {target.name}"
     before = provenance()
     rows = []
-    for threads in args.threads or sorted({1, len(usable_cpus())}):
+    for threads in thread_counts(args):
         rows.append(measure_alone(bundle, target, threads, args.repeats))
         print_row(rows[-1], title)
     overhead = None

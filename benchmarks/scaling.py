@@ -18,12 +18,12 @@ from rich.table import Table
 
 from benchmarks import models, peer_files
 from benchmarks.engines import OURS, Engine, find_engines
+from benchmarks.flags import add_measurement_flags, thread_counts
 from benchmarks.main import run_main, write_json
 from benchmarks.provenance import provenance
 from benchmarks.rounds import Input, measure
+from iseg_tvm.bundle import read_bundle
 from iseg_tvm.cli.flags import positive_int
-from iseg_tvm.host_cpu import usable_cpus
-from iseg_tvm.runtime import load
 from iseg_tvm.targets import load_target
 
 _TURN_RUNS = 16  # more than in the comparison with peers: caches and threads are warm in most
@@ -43,12 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--bundles", nargs="+", type=Path, help="measure these bundles instead, side by side"
     )
-    parser.add_argument("--threads", type=positive_int, nargs="+", help="default: 1, and all")
     parser.add_argument("--rounds", type=positive_int, default=15, help="turns each (default: 15)")
-    parser.add_argument("--target", default="native", help="as of `iseg-tvm compile`")
-    parser.add_argument("--cache", type=Path, default=models.DEFAULT_CACHE, help="models, bundles")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there")
-    parser.add_argument("-v", "--verbose", action="store_true", help="tracebacks of errors")
+    add_measurement_flags(parser)
     return parser
 
 
@@ -58,7 +55,7 @@ def measure_bundles(
     """Every bundle on every number of threads, in turns."""
     inputs = []
     for bundle in bundles:
-        photo = peer_files.photo_file(cache, load(bundle).manifest.image_size)
+        photo = peer_files.photo_file(cache, read_bundle(bundle).manifest.image_size)
         for count in threads:
             engine = replace(_ours(), name=f"{bundle.name}, {count} thread(s)")
             inputs.append(Input(engine, bundle, photo, count))
@@ -90,7 +87,7 @@ def print_measured(measured: dict[str, Any]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     target = load_target(args.target)
-    threads = args.threads or sorted({1, len(usable_cpus())})
+    threads = thread_counts(args)
     groups = [args.bundles] if args.bundles else [
         [models.bundle(model, target, args.cache)] for model in args.models
     ]  # fmt: skip

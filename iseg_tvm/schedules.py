@@ -17,7 +17,7 @@ from tvm.s_tir.meta_schedule.database import JSONDatabase
 from iseg_tvm.errors import IsegError
 from iseg_tvm.targets import TargetSpec
 from iseg_tvm.tuning_files import RECORDS, is_emulated, tuning_logs_dir
-from iseg_tvm.workload import chosen, workload_key, workload_module
+from iseg_tvm.workload import chosen, default_schedule, workload_key, workload_module
 from relay_ops.operator import LoweringContext, Operator, Schedule, Space
 
 _log = logging.getLogger(__name__)
@@ -31,8 +31,6 @@ MARGIN = 0.97
 Smaller gains are within the noise of a measurement, and turn into losses on another CPU of the
 same target.
 """
-
-_ALL = 1_000_000
 
 
 def load_schedules(target: TargetSpec, directory: Path | None = None) -> TunedSchedules:
@@ -118,7 +116,7 @@ class TunedSchedules:
         A log whose default is another one was taken with other kernels and does not count.
         """
         module = workload_module(operator, context)
-        default = {name: values[0] for name, values in space.items()}
+        default = default_schedule(space)
         best: tuple[float, Schedule] | None = None
         for database in self.databases:
             # Committing a workload that is not there would write to the log.
@@ -149,7 +147,7 @@ def _timed(
 ) -> list[tuple[float, Schedule]]:
     """(seconds, schedule) of every record that ran and that the generator still offers."""
     found = []
-    for record in database.get_top_k(database.commit_workload(module), _ALL):
+    for record in database.get_top_k(database.commit_workload(module), len(database)):
         seconds, schedule = seconds_of(record), schedule_of(record)
         if seconds is not None and in_space(schedule, space):
             found.append((seconds, schedule))

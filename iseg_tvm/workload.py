@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import tvm
 
 from iseg_tvm.kernels.vector import IRBuilder, PrimFunc, T
-from relay_ops.operator import LoweringContext, Operator, Schedule
+from relay_ops.operator import LoweringContext, Operator, Schedule, Space
 
 BLOCK = "kernel"
 """Name of the block in a workload's module; schedules are its annotations."""
@@ -31,6 +31,11 @@ def workload_key(operator: Operator, context: LoweringContext) -> str:
 
 def _shapes(attribute: str) -> bool:
     return attribute not in _CONSTANTS and not attribute.endswith("shift")
+
+
+def default_schedule(space: Space) -> Schedule:
+    """The schedule that an empty one stands for: the first candidate of each parameter."""
+    return {name: values[0] for name, values in space.items()}
 
 
 def workload_module(operator: Operator, context: LoweringContext) -> tvm.IRModule:

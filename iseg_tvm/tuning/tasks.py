@@ -15,7 +15,7 @@ from iseg_tvm.kernels.isa import get_isa
 from iseg_tvm.passes.lower_operators import kernel_name
 from iseg_tvm.passes.pipeline import lower_model
 from iseg_tvm.targets import TargetSpec
-from iseg_tvm.workload import workload_key, workload_module
+from iseg_tvm.workload import default_schedule, workload_key, workload_module
 from relay_ops.operator import LoweringContext, Operator, Schedule, Space
 
 
@@ -45,7 +45,7 @@ class Task:
     @property
     def default(self) -> Schedule:
         """The schedule that an empty one stands for."""
-        return {name: values[0] for name, values in self.space.items()}
+        return default_schedule(self.space)
 
     @property
     def module(self) -> tvm.IRModule:
