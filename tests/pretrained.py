@@ -233,8 +233,10 @@ def integer_features(model: QuantizedModel, images: Sequence[np.ndarray]) -> lis
     """Dequantized features (tokens, width) of each image."""
     graph = IntegerSegmenter(model).graph()
     step = np.asarray(model.provenance["feature_scale"])
+    center = np.asarray(model.provenance["centers"].get("encoder.norm", 0.0))
     with torch.no_grad():
-        return [graph.encode(torch.from_numpy(image.copy())).numpy() * step for image in images]
+        integers = [graph.encode(torch.from_numpy(image.copy())).numpy() for image in images]
+    return [found * step + center for found in integers]
 
 
 def score(

@@ -36,9 +36,9 @@ def run(args: argparse.Namespace) -> int:
     log(args, f"Loading {args.ivit} and {args.checkpoint}")
     from iseg_tvm.artifact import save_model
     from iseg_tvm.evaluation.engines import checkpoint_palette
-    from iseg_tvm.ivit.state import read_ivit
+    from iseg_tvm.ivit.state import AS_IVIT, read_ivit
     from iseg_tvm.models.checkpoint import load_checkpoint
-    from iseg_tvm.quantization import QuantizeOptions, quantize
+    from iseg_tvm.quantization import quantize
 
     model = load_checkpoint(args.checkpoint)
     encoder = read_ivit(args.ivit, model)
@@ -48,8 +48,7 @@ def run(args: argparse.Namespace) -> int:
         quantized = quantize(
             model,
             [photo_to_array(photo, model.config.image_size) for photo in photos],
-            # One scale for the features, as I-ViT has it.
-            QuantizeOptions(activation="shiftgelu", polynomial="linear", feature_scales=False),
+            AS_IVIT,
             classes=palette.classes,
             palette=palette.colors,
             progress=progress,

@@ -24,7 +24,8 @@ SWITCHES = {
     "bias-correction": (True, "biases take up what rounding adds on average"),
     "lambda-search": (True, "clip activation functions' inputs where that leaves the least error"),
     "activation-zero-point": (True, "the grid of those inputs need not be symmetric"),
-    "unit-scales": (True, "hidden units with huge activations get a scale of their own"),
+    "activation-groups": (True, "every 64 hidden units of like range have a table of their own"),
+    "centering": (True, "channels are moved around zero first, so that their grids are finer"),
     "feature-scales": (True, "one scale a channel for the last LayerNorm of encoder and decoder"),
 }
 

@@ -36,7 +36,17 @@ from iseg_tvm.models.weights import check_weights, read_weight_file
 from iseg_tvm.quantization import layers
 from iseg_tvm.quantization.activation import ActivationGrid
 from iseg_tvm.quantization.conversion import Plan
+from iseg_tvm.quantization.options import QuantizeOptions
 from iseg_tvm.quantization.transformer import BlockScales
+
+AS_IVIT = QuantizeOptions(
+    activation="shiftgelu",
+    polynomial="linear",
+    feature_scales=False,
+    activation_groups=False,
+    centering=False,
+)
+"""Forms that I-ViT has: its integers and scales are only right for these."""
 
 _WRAPPERS = ("model", "state_dict")
 _ROW_SCALES = ("fc_scaling_factor", "conv_scaling_factor")
@@ -80,12 +90,12 @@ class IvitEncoder:
             out_ratio=np.full(heads, ratio),
             norm2=self._norm(f"{name}.norm2", self.scales[f"{name}.qact3"]),
             activation=ActivationGrid(
-                scale_in,
-                0,
-                shift_gelu_table(scale_in, scale_out),
-                scale_out,
-                0,
-                np.ones_like(block.activation.divisor),
+                block.activation.hidden,
+                np.array([scale_in]),
+                np.array([0]),
+                shift_gelu_table(scale_in, scale_out)[None],
+                np.array([scale_out]),
+                np.array([0]),
             ),
         )
 

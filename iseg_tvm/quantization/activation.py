@@ -1,11 +1,12 @@
-"""Grids of the activation function's input and output: lambda, zero points, huge hidden units.
+"""Grids of the activation function's input and output: lambda and zero points, a group of units.
 
-See ``relay_ops.shift_gelu`` for what the table computes.
+See ``relay_ops.shift_gelu`` for what the tables compute.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,9 @@ import torch
 from torch.nn import functional
 
 from iseg_tvm.activation_tables import gelu_table, shift_gelu_table
+from iseg_tvm.operator_limits import ACTIVATION_GROUP
 from iseg_tvm.quantization.layers import Array
-from iseg_tvm.quantization.observers import LEVELS, Histogram
+from iseg_tvm.quantization.observers import LEVELS, Histogram, trusted
 from iseg_tvm.quantization.options import QuantizeOptions
 
 TABLES = {"gelu": gelu_table, "shiftgelu": shift_gelu_table}
@@ -24,40 +26,51 @@ _CANDIDATES = 24
 LOWEST = -0.17
 """Both functions stay above it; the int8 range below would be wasted without a zero point."""
 
-_LIMIT_STEP, _LIMIT_STEPS = 2.0**-0.25, 17
-"""Largest outputs tried: from the calibrated maximum down to a sixteenth of it."""
+_HEADROOM, _SHARE = 1.25, 0.5
+"""From one image a group's range is the geometric mean of its own and the widest group's, and some
+more: which units are excited, and how far, differs from picture to picture."""
 
-_HEADROOM = 1.25
-"""Range of a divided unit over what calibration saw of it."""
+_LEAST_LAMBDA = 4.0
+"""GELU(-4) is -0.0001. A unit that calibration seldom saw below 0 may be there in all of another
+picture, so that clipping it earlier would shift every token."""
 
 
 @dataclass(frozen=True)
 class ActivationGrid:
-    """How an activation function's int8 input and output lie on the real line, and its table.
+    """How an activation function's int8 input and output lie on the real line, and its tables.
 
     Attributes
     ----------
-    scale, zero : real value of one input step, integer that stands for 0
-    table : int8 (256,)
-    scale_out, zero_out : of the output
-    divisor : float64 (hidden,), at least 1. A unit c computes ``d GELU(x / d)`` with
-        ``d = divisor[c]``, at no cost: the layer before divides, the layer after multiplies. It is
-        GELU(x) for large ``|x|``, so units with huge outputs need not coarsen the others' grid.
+    hidden : units
+    scale, zero : (G,), real value of one input step, integer that stands for 0, of each group
+    tables : int8 (G, 256)
+    scale_out, zero_out : (G,), of the output
     """
 
-    scale: float
-    zero: int
-    table: Array
-    scale_out: float
-    zero_out: int
-    divisor: Array
+    hidden: int
+    scale: Array
+    zero: Array
+    tables: Array
+    scale_out: Array
+    zero_out: Array
 
-    def output(self, inputs: Array) -> Array:
-        """Real output for real inputs (rows, hidden)."""
-        index = np.floor(inputs / (self.divisor * self.scale) + 0.5) + self.zero
-        table = (self.table.astype(inputs.dtype) - self.zero_out) * self.scale_out
-        found: Array = table[np.clip(index, -128, 127).astype(np.int64) + 128] * self.divisor
-        return found
+    def units(self, values: Array) -> Array:
+        """Value of each hidden unit (hidden,) from those of the groups."""
+        return per_unit(values, self.hidden)
+
+
+def group_sizes(hidden: int, groups: int | None = None) -> tuple[int, ...]:
+    """Units of each group: ``ACTIVATION_GROUP``, the last one maybe fewer; or all in one."""
+    if groups == 1:
+        return (hidden,)
+    sizes = [ACTIVATION_GROUP] * (hidden // ACTIVATION_GROUP)
+    rest = hidden % ACTIVATION_GROUP
+    return (*sizes, rest) if rest else tuple(sizes)
+
+
+def per_unit(values: Array, hidden: int) -> Array:
+    """Value of each hidden unit (hidden,) from those of the groups (G,)."""
+    return np.repeat(values, group_sizes(hidden, len(values)))
 
 
 def output_grid(largest: float) -> tuple[float, int]:
@@ -67,69 +80,72 @@ def output_grid(largest: float) -> tuple[float, int]:
 
 
 def choose_grid(
-    inputs: Histogram, sample: Array, options: QuantizeOptions, weight_out: Array, least: float
+    inputs: Histogram, options: QuantizeOptions, images: int, least: Sequence[float]
 ) -> ActivationGrid:
-    """Grids that leave the least squared error after the layer that reads the activation.
+    """Grids of every group of hidden units.
 
     Parameters
     ----------
-    inputs : histogram of two groups, negative and positive inputs
-    sample : float32 (rows, hidden), inputs
+    inputs : histogram of 2 G groups: negative inputs of each group of units, then positive ones
     options : observer of the positive inputs; which function; symmetric input grid or with a zero
-        point; whether lambda is searched; whether units are divided
-    weight_out : float64 (N, hidden), of the layer that reads the activation
-    least : smallest input scale that the layer before can requantize to
+        point; whether lambda is searched
+    images : how many were calibrated on
+    least : (G,), smallest input scale that the layer before can requantize to
     """
-    largest = float(inputs.thresholds(options.observer, options.percentile)[1])
-    hidden = sample.shape[1]
-    peaks = np.minimum(inputs.channel_maximum[hidden:], largest)
-    steps = _LIMIT_STEPS if options.unit_scales else 1
-    energy = (weight_out**2).sum(axis=0)
-    exact = _gelu(sample)
-    best, least_error = None, math.inf
-    for limit in largest * _LIMIT_STEP ** np.arange(steps):
-        divisor = np.where(peaks > limit, _HEADROOM * peaks / limit, 1.0)
-        grid = _with_lambda(inputs, options, float(limit), divisor, least)
-        error = grid.output(sample) - exact
-        # Bias correction takes care of the mean.
-        spread = error.var(axis=0) if options.bias_correction else (error**2).mean(axis=0)
-        if (found := float(spread @ energy)) < least_error:
-            best, least_error = grid, found
-    if best is None:
-        raise AssertionError("no candidate has a finite error")
-    return best
+    groups = len(least)
+    positive = inputs.thresholds(options.observer, options.percentile)[groups:]
+    reach = np.stack([inputs.unclipped()[:groups], positive], axis=1)
+    if groups > 1:
+        share = trusted(_SHARE, images)
+        reach = reach**share * reach.max(axis=0) ** (1 - share) * trusted(_HEADROOM, images)
+    found = [_group_grid(inputs, g, options, reach[g], least[g]) for g in range(groups)]
+    scale, zero, scale_out, zero_out, tables = zip(*found, strict=True)
+    return ActivationGrid(
+        len(inputs.channel_maximum) // 2,
+        np.array(scale),
+        np.array(zero),
+        np.stack(tables),
+        np.array(scale_out),
+        np.array(zero_out),
+    )
 
 
-def _with_lambda(
-    inputs: Histogram, options: QuantizeOptions, limit: float, divisor: Array, least: float
-) -> ActivationGrid:
+_GroupGrid = tuple[float, int, float, int, Array]
+"""Scale, zero, scale_out, zero_out, table."""
+
+
+def _group_grid(
+    inputs: Histogram, group: int, options: QuantizeOptions, reach: Array, least: float
+) -> _GroupGrid:
     """Input grid ``[-lambda, limit]`` with the least squared error after the activation.
 
-    Only negative inputs are clipped: their outputs vanish. Positive ones stay whole, because the
-    squared error underrates the rare, huge activations that later layers rely on.
+    ``reach`` is the largest lambda and the limit. Only negative inputs are clipped: their outputs
+    vanish. Positive ones stay whole, because the squared error underrates the rare, huge
+    activations that later layers rely on.
     """
+    positive = group + len(inputs.limit) // 2
+    negative, limit = reach.tolist()
     scale_out, zero_out = output_grid(limit)
-    negative = float(inputs.maximum[0])
     candidates = [
         _input_grid(limit, lowest, least, options.activation_zero_point)
-        for lowest in np.linspace(min(-LOWEST, negative), negative, _CANDIDATES).tolist()
+        for lowest in np.linspace(min(_LEAST_LAMBDA, negative), negative, _CANDIDATES).tolist()
     ]
     if not options.lambda_search:
         candidates = candidates[-1:]
     build = TABLES[options.activation]
     grids = [
-        ActivationGrid(s, z, build(s, scale_out, zero_out, z), scale_out, zero_out, divisor)
+        (s, z, scale_out, zero_out, build(s, scale_out, zero_out, z))
         for s, z in dict.fromkeys(candidates)
     ]
-    values = np.concatenate([-inputs.centres(0), inputs.centres(1)])
-    weights = inputs.counts.astype(np.float64).reshape(-1)
+    values = np.concatenate([-inputs.centres(group), inputs.centres(positive)])
+    weights = inputs.counts[[group, positive]].astype(np.float64).reshape(-1)
     used = (weights > 0) & (values <= limit)
     values, weights = values[used], weights[used]
     exact = _gelu(values)
     errors = []
-    for grid in grids:
-        index = np.floor(values / grid.scale + 0.5).astype(np.int64) + grid.zero
-        found = grid.table[np.clip(index, -128, 127) + 128].astype(np.float64)
+    for scale, zero, _, _, table in grids:
+        index = np.floor(values / scale + 0.5).astype(np.int64) + zero
+        found = table[np.clip(index, -128, 127) + 128].astype(np.float64)
         errors.append(float((((found - zero_out) * scale_out - exact) ** 2) @ weights))
     return grids[int(np.argmin(errors))]
 

@@ -11,7 +11,8 @@ site                                       what is observed
 ``B.qkv``                                  one group a head of q, of k, of v
 ``B.attention``                            one group a head of the attention's output
 ``B.proj``, ``B.fc2``                      what is added to the stream
-``B.fc1``                                  two groups: negative and positive activation inputs
+``B.fc1``                                  negative, then positive activation inputs: one group
+                                           each for every group of hidden units
 ``B.activation``                           activation outputs
 ``encoder.norm``, ``decoder.norm``         last LayerNorm of either part
 ``decoder.proj_dec``, ``decoder.proj_patch``, ``decoder.proj_classes``, ``decoder.masks``,
@@ -35,10 +36,8 @@ from torch import Tensor, nn
 from iseg_tvm.errors import IsegError
 from iseg_tvm.models.decoders import LinearDecoder
 from iseg_tvm.models.segmenter import Segmenter
+from iseg_tvm.quantization.activation import group_sizes
 from iseg_tvm.quantization.observers import Histogram, signed_parts
-
-SAMPLE = 1024
-"""Rows of each activation function's input that are kept, of all images together."""
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage's name, steps done and steps in total."""
@@ -50,30 +49,21 @@ class Statistics:
 
     Attributes
     ----------
-    sites : name -> histogram
     images : how many were calibrated on
-    sample_rows : how many rows of each pass :meth:`sample` keeps
-    samples : site -> sampled rows, one tensor a pass
+    groups : whether hidden units are observed in groups, or all together
+    sites : name -> histogram
     patch_norm_squares, patch_count : sum of squared L2 norms of the decoder's patch features, and
         how many there were
     """
 
-    sites: dict[str, Histogram] = field(default_factory=dict)
     images: int = 1
-    sample_rows: int = 0
-    samples: dict[str, list[Tensor]] = field(default_factory=dict)
+    groups: bool = True
+    sites: dict[str, Histogram] = field(default_factory=dict)
     patch_norm_squares: float = 0.0
     patch_count: int = 0
 
-    def sample(self, site: str, values: Tensor) -> None:
-        """Keep ``sample_rows`` evenly spaced rows of ``values`` (..., channels)."""
-        rows = values.detach().reshape(-1, values.shape[-1])
-        chosen = torch.linspace(0, len(rows) - 1, min(self.sample_rows, len(rows))).long()
-        if len(chosen):
-            self.samples.setdefault(site, []).append(rows[chosen].clone())
-
-    def observe(self, site: str, values: Tensor, groups: int = 1) -> None:
-        """Add ``values`` to a site."""
+    def observe(self, site: str, values: Tensor, groups: int | Sequence[int] = 1) -> None:
+        """Add ``values`` to a site; ``groups`` as of `Histogram`."""
         self.sites.setdefault(site, Histogram(groups)).update(values)
 
     def maximum(self, *sites: str) -> float:
@@ -82,7 +72,11 @@ class Statistics:
 
 
 def calibrate(
-    model: Segmenter, images: Sequence[np.ndarray], progress: Progress | None = None
+    model: Segmenter,
+    images: Sequence[np.ndarray],
+    progress: Progress | None = None,
+    *,
+    groups: bool = True,
 ) -> Statistics:
     """Observe the float model on images, one at a time.
 
@@ -94,20 +88,16 @@ def calibrate(
         uint8 (H, W, 3), RGB, all of one size.
     progress : callable, optional
         Called after each image.
+    groups : bool
+        Whether hidden units are observed in groups, or all together.
 
     Raises
     ------
     IsegError
         An activation is not finite.
     """
-    rows = max(SAMPLE // (len(images) * len(views(images[0]))), 1)
-    statistics = Statistics(images=len(images), sample_rows=rows)
-    with observing(model, statistics), fused_attention(model), torch.no_grad():
-        for done, image in enumerate(images, start=1):
-            for view in views(image):
-                model.forward_scores(model.normalize_uint8(np.array(view[None], order="C")))
-            if progress is not None:
-                progress("calibrating", done, len(images))
+    statistics = Statistics(len(images), groups=groups)
+    observe_views(model, images, statistics, "calibrating", progress)
     for site, histogram in statistics.sites.items():
         if not np.isfinite(histogram.maximum).all():
             raise IsegError(
@@ -115,6 +105,22 @@ def calibrate(
                 "the float model itself overflows on them: check the checkpoint",
             )
     return statistics
+
+
+def observe_views(
+    model: Segmenter,
+    images: Sequence[np.ndarray],
+    statistics: Statistics,
+    stage: str,
+    progress: Progress | None,
+) -> None:
+    """Let ``statistics`` see a forward pass of every view of every image."""
+    with observing(model, statistics), fused_attention(model), torch.no_grad():
+        for done, image in enumerate(images, start=1):
+            for view in views(image):
+                model.forward_scores(model.normalize_uint8(np.array(view[None], order="C")))
+            if progress is not None:
+                progress(stage, done, len(images))
 
 
 def views(image: np.ndarray) -> list[np.ndarray]:
@@ -189,14 +195,11 @@ def _hooks(model: Segmenter, statistics: Statistics) -> Iterator[None]:
         on_output(block.attn.proj, f"{name}.proj")
         on_input(block.norm2, f"{name}.mid")
         on_output(block.norm2, f"{name}.norm2")
+        hidden = block.mlp.fc1.out_features
+        units = group_sizes(hidden, None if statistics.groups else 1) * 2
         handles.append(
             block.mlp.act.register_forward_pre_hook(
-                lambda _m, a: statistics.observe(f"{name}.fc1", signed_parts(a[0]), 2)
-            )
-        )
-        handles.append(
-            block.mlp.act.register_forward_pre_hook(
-                lambda _m, a: statistics.sample(f"{name}.fc1", a[0])
+                lambda _m, a: statistics.observe(f"{name}.fc1", signed_parts(a[0]), units)
             )
         )
         on_output(block.mlp.act, f"{name}.activation")

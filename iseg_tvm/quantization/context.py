@@ -15,7 +15,7 @@ from iseg_tvm.quantization.layers import (
     check_finite,
     quantize_linear,
 )
-from iseg_tvm.quantization.observers import LEVELS
+from iseg_tvm.quantization.observers import LEVELS, trusted
 from iseg_tvm.quantization.options import QuantizeOptions
 
 STREAM_PEAK = 12288
@@ -72,17 +72,19 @@ class Context:
         """int8 scale of each channel of a site, between one scale a tensor and one a channel.
 
         ``(site maximum)**(1 - t) * (channel maximum)**t / 127`` with t = ``share * equalization``,
-        times ``headroom`` if t > 0, which shrinks as calibration sees more pictures. The factors
-        move into the next layer's weights (SmoothQuant, Xiao et al. 2023, arXiv 2211.10438, section
-        4); t below 1 also leaves room to channels that the calibration images use little.
+        times ``headroom`` if t > 0. The factors move into the next layer's weights (SmoothQuant,
+        Xiao et al. 2023, arXiv 2211.10438, section 4); t below 1 also leaves room to channels that
+        the calibration images use little, so it nears 1 as they become more, and headroom too.
         """
         histogram = self.statistics.sites[site]
         peak = float(histogram.maximum.max())
         if peak == 0:
             return np.full(len(histogram.channel_maximum), 1 / LEVELS)
         options, exponent = self.options, self.options.equalization * share
+        if exponent > 0:
+            exponent = trusted(exponent, self.statistics.images)
         kept = histogram.thresholds(options.observer, options.percentile).max() / peak
-        room = 1 + (headroom - 1) / self.statistics.images**0.5 if exponent > 0 else 1.0
+        room = trusted(headroom, self.statistics.images) if exponent > 0 else 1.0
         channels = np.maximum(histogram.channel_maximum, peak * _CHANNEL_FLOOR)
         return peak * (channels / peak) ** exponent * (room * kept / LEVELS)
 
@@ -99,8 +101,8 @@ class Context:
         scale_out: Array | float,
         dtype: str,
         *,
-        zero_in: int = 0,
-        zero_out: int = 0,
+        zero_in: Array | int = 0,
+        zero_out: Array | int = 0,
     ) -> None:
         """Convert and store a linear layer; see ``layers.LinearRequest``."""
         request = LinearRequest(*layer, scale_in, scale_out, dtype, zero_in, zero_out)

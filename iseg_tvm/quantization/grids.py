@@ -14,9 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from iseg_tvm import operator_limits as limits
 from iseg_tvm.artifact import QuantizedModel
+from iseg_tvm.errors import IsegError
+from iseg_tvm.quantization.activation import group_sizes, per_unit
 from iseg_tvm.quantization.conversion import fold_patch_embedding
 from iseg_tvm.quantization.layers import Array
 
@@ -30,17 +34,21 @@ class Grids:
     Attributes
     ----------
     scale : site -> real value of one step, () or (channels,)
-    zero : site -> integer that stands for 0 (only where it is not 0)
+    zero : site -> integer that stands for 0, int64 (channels,) (only where it may differ from 0)
     inputs : linear layer -> scale of its input, () or (K,)
-    zero_in : linear layer -> integer of its input that stands for 0 (only where it is not 0)
+    zero_in : linear layer -> integer of its input that stands for 0, int64 (K,) (as `zero`)
     step : linear layer -> real value of one accumulator step, (N,)
     """
 
     scale: dict[str, Array] = field(default_factory=dict)
-    zero: dict[str, int] = field(default_factory=dict)
+    zero: dict[str, Array] = field(default_factory=dict)
     inputs: dict[str, Array] = field(default_factory=dict)
-    zero_in: dict[str, int] = field(default_factory=dict)
+    zero_in: dict[str, Array] = field(default_factory=dict)
     step: dict[str, Array] = field(default_factory=dict)
+
+    def zero_of(self, site: str) -> Tensor:
+        """Integer that stands for 0, () or (channels,)."""
+        return torch.from_numpy(np.asarray(self.zero.get(site, 0)))
 
 
 def float_layer(parameters: Parameters, model: QuantizedModel, name: str) -> tuple[Array, Array]:
@@ -81,8 +89,19 @@ def recover_grids(model: QuantizedModel, parameters: Parameters) -> Grids:
     Parameters
     ----------
     model : QuantizedModel
-    parameters : float64 arrays of the checkpoint it was made from, by name
+    parameters : float64 arrays of the checkpoint it was made from, by name; of its equivalent form
+        (``equivalence.equivalent``) if it was quantized in one
+
+    Raises
+    ------
+    IsegError
+        The model was made by a version that divided hidden units.
     """
+    if any(model.provenance.get("activation_divisors", {}).values()):
+        raise IsegError(
+            "the model was quantized by an earlier version, in a form that only it can read back",
+            "quantize the checkpoint again with this version",
+        )
     return _Recovery(model, parameters).run()
 
 
@@ -141,8 +160,7 @@ class _Recovery:
             self._wide_layer(f"{name}.proj", scale[f"{name}.attention"], stream)
             scale[f"{name}.norm2"] = self._norm_scale(f"{name}.norm2")
             self.grids.inputs[f"{name}.fc1"] = scale[f"{name}.norm2"]
-            divisor = activation_divisor(self.model, name)
-            scale[f"{name}.fc1"] = divisor * np.median(self._narrow_steps(f"{name}.fc1") / divisor)
+            scale[f"{name}.fc1"] = self._per_group(name, self._narrow_steps(f"{name}.fc1"))
             stream *= 2.0 ** scalars[f"{name}.skip_shift2"]
             scale[f"{name}.out"] = np.array(stream)
             self._activation(name, stream)
@@ -152,16 +170,18 @@ class _Recovery:
         layer = f"{name}.fc2"
         step = real_multiplier(self.model, layer) * stream
         weight, _ = float_layer(self.parameters, self.model, layer)
-        divisor = activation_divisor(self.model, name)
-        units = self.model.tensors[f"{layer}.weight"] * step[:, None] / divisor
-        found = divisor / _ratio(weight, units)
+        tables = self.model.tensors[f"{name}.activation.table"]
+        hidden = weight.shape[1]
+        units = self.model.tensors[f"{layer}.weight"] * step[:, None]
+        ends = np.cumsum(group_sizes(hidden, len(tables)))[:-1]
+        parts = zip(np.split(weight, ends, axis=1), np.split(units, ends, axis=1), strict=True)
+        found = per_unit(np.array([1 / _ratio(real, integers) for real, integers in parts]), hidden)
         self.grids.scale[f"{name}.activation"] = found
         before = activation_zero(self.model, name)
-        if before:
-            self.grids.zero[f"{name}.fc1"] = before
-        zero = int(self.model.tensors[f"{name}.activation.table"][128 + before])
-        if zero:
-            self.grids.zero[f"{name}.activation"] = self.grids.zero_in[layer] = zero
+        self.grids.zero[f"{name}.fc1"] = per_unit(before, hidden)
+        zero = tables[np.arange(len(tables)), 128 + before].astype(np.int64)
+        self.grids.zero[f"{name}.activation"] = per_unit(zero, hidden)
+        self.grids.zero_in[layer] = per_unit(zero, hidden)
         self._wide_layer(layer, found, stream)
 
     def _wide_layer(self, name: str, scale_in: Array, scale_out: float) -> None:
@@ -197,6 +217,12 @@ class _Recovery:
         steps[:2] = np.median(steps[:2], axis=2, keepdims=True)
         return steps.reshape(-1)
 
+    def _per_group(self, block: str, steps: Array) -> Array:
+        """Scale of each activation input, common to a group of units."""
+        sizes = group_sizes(len(steps), len(self.model.tensors[f"{block}.activation.table"]))
+        parts = np.split(steps, np.cumsum(sizes)[:-1])
+        return np.repeat([float(np.median(part)) for part in parts], sizes)
+
     def _norm_scale(self, name: str) -> Array:
         """Output scale of each channel of a LayerNorm, from gamma and beta together."""
         gamma, beta = float_norm(self.parameters, name)
@@ -220,18 +246,12 @@ def real_multiplier(model: QuantizedModel, name: str) -> Array:
     return multiplier * 2.0 ** -(15 + shift + post_shift)
 
 
-def activation_zero(model: QuantizedModel, block: str) -> int:
-    """Integer of an activation's input that stands for 0, which only the provenance knows."""
+def activation_zero(model: QuantizedModel, block: str) -> Array:
+    """Integer of each group's input that stands for 0, int64 (G,): only the provenance knows."""
+    groups = len(model.tensors[f"{block}.activation.table"])
     kept = model.provenance.get("activation_scales", {}).get(block, ())
-    return int(kept[2]) if len(kept) > 2 else 0
-
-
-def activation_divisor(model: QuantizedModel, block: str) -> Array:
-    """Divisor of each hidden unit (see ``activation.ActivationGrid``), from the provenance."""
-    divisor = np.ones(len(model.tensors[f"{block}.fc1.bias"]))
-    for unit, value in model.provenance.get("activation_divisors", {}).get(block, {}).items():
-        divisor[int(unit)] = value
-    return divisor
+    zero = kept[2] if len(kept) > 2 else 0
+    return np.broadcast_to(np.asarray(zero, dtype=np.int64), (groups,))
 
 
 def out_ratio(model: QuantizedModel, block: str) -> Array:

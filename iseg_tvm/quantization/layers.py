@@ -84,7 +84,7 @@ class LinearRequest:
     scale_in : scalar or (K,)
     scale_out : scalar or (N,); every ``step / scale_out`` must be below 1 (see :func:`least_scale`)
     dtype : ``int8`` or ``int16``, of the result
-    zero_in, zero_out : integers that stand for 0
+    zero_in, zero_out : integers that stand for 0, scalar or (K,), scalar or (N,)
     """
 
     weight: Array
@@ -92,8 +92,8 @@ class LinearRequest:
     scale_in: Array | float
     scale_out: Array | float
     dtype: str
-    zero_in: int = 0
-    zero_out: int = 0
+    zero_in: Array | int = 0
+    zero_out: Array | int = 0
 
     @property
     def columns(self) -> Array:
@@ -151,7 +151,7 @@ def round_linear(request: LinearRequest, moments: Moments, correct: bool) -> tup
 
 def _integer_bias(request: LinearRequest, rounded: Array, bias: Array) -> Array:
     """Bias (N,) in accumulator steps, less what the input's zero point adds."""
-    units = bias / request.step - request.zero_in * rounded.sum(axis=1)
+    units = bias / request.step - (rounded * request.zero_in).sum(axis=1)
     whole: Array = np.clip(np.floor(units + 0.5), -limits.BIAS_MAX, limits.BIAS_MAX)
     return whole.astype(np.int32)
 

@@ -8,6 +8,7 @@ clipping that minimises the mean squared error (Banner et al. 2019, arXiv 1810.0
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,11 +21,20 @@ _CANDIDATES = 100
 OBSERVERS = ("minmax", "percentile", "mse")
 
 
+def trusted(value: float, images: int) -> float:
+    """An exponent or headroom for one calibration image, on its way to 1 as they become more."""
+    return 1 + (value - 1) / images**0.5
+
+
 class Histogram:
-    """Magnitudes of ``groups`` sub-tensors, in bins of equal width up to a growing limit.
+    """Magnitudes of some sub-tensors, in bins of equal width up to a growing limit.
 
     A group's limit starts at the first maximum seen and doubles (bins merge in pairs) when a larger
     value comes, so memory is constant and no second pass over the images is needed.
+
+    Parameters
+    ----------
+    sizes : how many groups of equally many channels there are, or the channels of each
 
     Attributes
     ----------
@@ -34,20 +44,22 @@ class Histogram:
     channel_maximum : float64 (channels,), exact, of the last axis of what :meth:`update` got
     """
 
-    def __init__(self, groups: int = 1) -> None:
+    def __init__(self, sizes: int | Sequence[int] = 1) -> None:
+        groups = sizes if isinstance(sizes, int) else len(sizes)
+        self._sizes = None if isinstance(sizes, int) else list(sizes)
         self.counts = np.zeros((groups, BINS), dtype=np.int64)
         self.limit = np.zeros(groups)
         self.maximum = np.zeros(groups)
         self.channel_maximum = np.zeros(0)
 
     def update(self, values: Tensor) -> None:
-        """Count ``values``, shape (..., channels); groups are equal slices of the channels."""
+        """Count ``values``, shape (..., channels)."""
         flat = values.detach().reshape(-1, values.shape[-1]).abs()
         if not self.channel_maximum.size:
             self.channel_maximum = np.zeros(flat.shape[1])
         self.channel_maximum = np.maximum(self.channel_maximum, flat.amax(dim=0).double().numpy())
-        groups = len(self.limit)
-        for g, part in enumerate(flat.chunk(groups, dim=1)):
+        sizes = self._sizes or flat.shape[1] // len(self.limit)
+        for g, part in enumerate(flat.split(sizes, dim=1)):
             self._count(g, part)
 
     def _count(self, g: int, magnitudes: Tensor) -> None:

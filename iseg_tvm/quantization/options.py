@@ -40,11 +40,13 @@ class QuantizeOptions:
         layer at a time; otherwise nothing that calibration saw is clipped.
     activation_zero_point : bool
         Its input grid need not be symmetric: the layer before adds the zero point with its bias.
-    unit_scales : bool
-        Hidden units with huge activations are computed as ``d GELU(x / d)``, d a constant a unit,
-        where that leaves less error: the others' grid becomes finer.
+    activation_groups : bool
+        Hidden units are sorted by range, and every 64 of them have a table and grids of their own.
     feature_scales : bool
         The last LayerNorm of encoder and decoder has one scale a channel instead of one in all.
+    centering : bool
+        Channels of LayerNorm's and the attention's outputs, keys and values are moved around zero
+        first: their grids become finer.
     input_size : tuple of int, optional
         Height and width of the images that the model will be run on; the calibration images' size
         by default, and they must have it.
@@ -59,8 +61,9 @@ class QuantizeOptions:
     equalization: float = 0.75
     lambda_search: bool = True
     activation_zero_point: bool = True
-    unit_scales: bool = True
+    activation_groups: bool = True
     feature_scales: bool = True
+    centering: bool = True
     input_size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from iseg_tvm.quantization.activation import ActivationGrid
 from iseg_tvm.quantization.calibration import Progress, calibrate
 from iseg_tvm.quantization.context import Context, finite_parameters
 from iseg_tvm.quantization.conversion import Plan, convert
+from iseg_tvm.quantization.equivalence import Equivalence, equivalent, find_equivalence
 from iseg_tvm.quantization.options import QuantizeOptions
 from iseg_tvm.quantization.refinement import refine
 
@@ -65,7 +66,9 @@ def quantize(
         if given and len(given) != model.config.num_classes:
             raise IsegError(f"{len(given)} {what} for {model.config.num_classes} classes")
     finite_parameters(model)
-    statistics = calibrate(model.eval(), images, progress)
+    change = find_equivalence(model.eval(), images, options, progress)
+    model = equivalent(model, change)
+    statistics = calibrate(model, images, progress, groups=options.activation_groups)
     context = Context(model, statistics, options)
     plan = Plan(context, model)
     if adjust is not None:
@@ -79,7 +82,7 @@ def quantize(
         polynomial=options.polynomial,
         classes=tuple(classes),
         palette=tuple((r, g, b) for r, g, b in palette),
-        provenance=_provenance(options, len(images), features, context.activations),
+        provenance=_provenance(options, len(images), features, context.activations, change),
     )
     if options.bias_correction or options.rounding == "feedback":
         made = context.requests, plan.norms
@@ -92,6 +95,7 @@ def _provenance(
     images: int,
     features: np.ndarray,
     activations: Mapping[str, ActivationGrid],
+    change: Equivalence,
 ) -> dict[str, Any]:
     chosen = asdict(options)
     chosen.pop("input_size")  # a field of the model itself
@@ -99,11 +103,11 @@ def _provenance(
         "options": chosen,
         "calibration_images": images,
         "feature_scale": features.tolist(),
-        "activation_scales": {n: [g.scale, g.scale_out, g.zero] for n, g in activations.items()},
-        "activation_divisors": {
-            name: {str(c): float(grid.divisor[c]) for c in np.flatnonzero(grid.divisor != 1)}
+        "activation_scales": {
+            name: [grid.scale.tolist(), grid.scale_out.tolist(), grid.zero.tolist()]
             for name, grid in activations.items()
         },
+        **change.to_json(),
         "torch": torch.__version__,
         "numpy": np.__version__,
     }

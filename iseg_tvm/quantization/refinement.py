@@ -183,8 +183,9 @@ class _Walk(IntegerGraph):
     def _refine(self, name: str, x: Views) -> None:
         """Round a layer for the inputs ``x``, int8 (or pixels less 128), (rows, K) a view."""
         request, moments = self.requests[name], Moments(self.options.rounding == "feedback")
+        zero = torch.from_numpy(np.asarray(request.zero_in, dtype=np.int32))
         for view, target in zip(x, self.targets.pop(name), strict=True):
-            moments.update(view.to(torch.int32) - request.zero_in, target)
+            moments.update(view.to(torch.int32) - zero, target)
         weight, bias = round_linear(request, moments, self.options.bias_correction)
         self._store(f"{name}.weight", weight)
         self._store(f"{name}.bias", bias)

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from iseg_tvm.quantization import layers
-from iseg_tvm.quantization.activation import ActivationGrid, choose_grid
+from iseg_tvm.quantization.activation import ActivationGrid, choose_grid, group_sizes
 from iseg_tvm.quantization.context import Context
 from iseg_tvm.quantization.layers import Array
 
@@ -77,7 +76,7 @@ def plan_blocks(context: Context, prefix: str, depth: int) -> dict[str, BlockSca
 
 def fc2_inputs(s: BlockScales) -> Array:
     """Scale of each of the activation's outputs."""
-    return s.activation.scale_out * s.activation.divisor
+    return s.activation.units(s.activation.scale_out)
 
 
 def growing_scales(needs: Sequence[float]) -> tuple[list[float], list[int]]:
@@ -110,14 +109,12 @@ def _block_scales(context: Context, name: str) -> BlockScales:
     q, k = _query_key_scales(context, name, norm1)
     v, attention, ratio = _value_scales(context, name, norm1)
     norm2 = norm_scale(context, f"{name}.norm2")
-    site = f"{name}.fc1"
-    activation = choose_grid(
-        context.statistics.sites[site],
-        torch.cat(context.statistics.samples[site]).numpy(),
-        context.options,
-        context.layer(f"{name}.mlp.fc2")[0],
-        layers.least_scale(*context.layer(f"{name}.mlp.fc1"), norm2),
-    )
+    inputs = context.statistics.sites[f"{name}.fc1"]
+    weight, bias = context.layer(f"{name}.mlp.fc1")
+    ends = np.cumsum(group_sizes(len(bias), len(inputs.limit) // 2))[:-1]
+    parts = zip(np.split(weight, ends), np.split(bias, ends), strict=True)
+    least = [layers.least_scale(w, b, norm2) for w, b in parts]
+    activation = choose_grid(inputs, context.options, context.statistics.images, least)
     return BlockScales(norm1, q, k, v, attention, ratio, norm2, activation)
 
 
@@ -194,9 +191,10 @@ def _mlp(context: Context, name: str, s: BlockScales, eps: float, mid: float, af
     context.emit_norm(f"{name}.norm2", layers.fold_norm(gamma, beta, integer_eps, s.norm2))
     weight, bias = context.layer(f"{name}.mlp.fc1")
     grid = s.activation
-    columns = grid.scale * grid.divisor
-    context.linear(f"{name}.fc1", (weight, bias), s.norm2, columns, "int8", zero_out=grid.zero)
-    context.tensors[f"{name}.activation.table"] = grid.table
+    columns, zero = grid.units(grid.scale), grid.units(grid.zero)
+    context.linear(f"{name}.fc1", (weight, bias), s.norm2, columns, "int8", zero_out=zero)
+    context.tensors[f"{name}.activation.table"] = grid.tables
     context.activations[name] = grid
     layer = context.layer(f"{name}.mlp.fc2")
-    context.linear(f"{name}.fc2", layer, fc2_inputs(s), after, "int16", zero_in=grid.zero_out)
+    zero = grid.units(grid.zero_out)
+    context.linear(f"{name}.fc2", layer, fc2_inputs(s), after, "int16", zero_in=zero)

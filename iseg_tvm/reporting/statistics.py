@@ -14,6 +14,7 @@ from iseg_tvm.artifact import QuantizedModel
 from iseg_tvm.errors import IsegError
 from iseg_tvm.models.segmenter import Segmenter
 from iseg_tvm.quantization.context import finite_parameters
+from iseg_tvm.quantization.equivalence import equivalent, recorded
 from iseg_tvm.quantization.grids import Grids, recover_grids
 from iseg_tvm.reporting.trace import on_grids, trace_float, trace_integers
 
@@ -59,7 +60,7 @@ class SiteStatistics:
         """Signal to noise in dB of this operator alone."""
         return decibels(self.signal, self.own_noise)
 
-    def add(self, real: Tensor, integers: Tensor, own: Tensor, scale: Tensor, zero: int) -> None:
+    def add(self, real: Tensor, integers: Tensor, own: Tensor, scale: Tensor, zero: Tensor) -> None:
         """Add one picture: float values, integers, integers of the operator alone."""
         limits = torch.iinfo(integers.dtype)
         found = (integers.double() - zero) * scale
@@ -143,7 +144,10 @@ def examine(
             "the integer model was made from another checkpoint's architecture",
             "name the checkpoint it was quantized from",
         )
+    change = recorded(model)
+    checkpoint = equivalent(checkpoint, change)
     grids = recover_grids(model, finite_parameters(checkpoint))
+    center = torch.from_numpy(np.asarray(change.centers.get("encoder.norm", 0.0)))
     sites: dict[str, SiteStatistics] = {}
     shown, cosines = [], []
     for done, (name, image) in enumerate(pictures):
@@ -153,8 +157,9 @@ def examine(
         own, _ = trace_integers(model, image, on_grids(real, grids, integers))
         for site in (s for s in integers if s in real and s in grids.scale):
             _add(sites, site, real[site], integers[site], own[site], grids)
-        features = integers["encoder.norm"].float()
-        cosines.append(float(torch.cosine_similarity(features, real["encoder.norm"]).mean()))
+        features = integers["encoder.norm"] * torch.from_numpy(grids.scale["encoder.norm"])
+        found, exact = features + center, real["encoder.norm"].double() + center
+        cosines.append(float(torch.cosine_similarity(found, exact).mean()))
         shown.append(Picture(name, image, _upsampled(model, scores), class_map))
     progress("examining", len(pictures), len(pictures))
     return Findings(tuple(sites.values()), tuple(shown), float(np.mean(cosines)), _mean_iou(shown))
@@ -173,7 +178,7 @@ def _add(
         limit = float(real.abs().max()) * 1.1 or 1.0
         sites[site] = SiteStatistics(site, kind, limit)
     scale = torch.from_numpy(np.asarray(grids.scale[site]))
-    sites[site].add(real.double(), integers, own, scale, grids.zero.get(site, 0))
+    sites[site].add(real.double(), integers, own, scale, grids.zero_of(site))
 
 
 def _upsampled(model: QuantizedModel, scores: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ class _Recorder(Statistics):
         super().__init__()
         self.values: Tensors = {}
 
-    def observe(self, site: str, values: Tensor, groups: int = 1) -> None:
+    def observe(self, site: str, values: Tensor, groups: int | Sequence[int] = 1) -> None:
         """Keep ``values`` of a site."""
         if site.endswith(".fc1"):  # calibration splits them by sign
             negative, positive = values.chunk(2, dim=-1)
@@ -122,6 +122,6 @@ def on_grids(values: Mapping[str, Tensor], grids: Grids, found: Mapping[str, Ten
     for site in values.keys() & grids.scale.keys() & found.keys():
         limits = torch.iinfo(found[site].dtype)
         scale = torch.from_numpy(np.asarray(grids.scale[site]))
-        steps = (values[site] / scale + 0.5).floor() + grids.zero.get(site, 0)
+        steps = (values[site] / scale + 0.5).floor() + grids.zero_of(site)
         rounded[site] = steps.clamp(limits.min, limits.max).to(found[site].dtype)
     return rounded

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from iseg_tvm.quantization import layers
+from iseg_tvm.quantization.activation import per_unit
 from iseg_tvm.quantization.layers import Array
 from iseg_tvm.training.sites import Integers, Site, parameter
 from iseg_tvm.training.straight_through import LIMITS, substitute
@@ -76,7 +77,7 @@ class AttentionSite(Site):
 
 
 class ActivationSite(Site):
-    """An activation function's table; lambda is ``127 exp(log_scale)``.
+    """An activation function's tables; a common factor ``exp(log_change)`` moves all lambdas.
 
     The layer before it divides its factors by the same scale, so a change of lambda moves the
     clipping and leaves unclipped values where they are. The gradient is that of a learnt step size
@@ -84,39 +85,49 @@ class ActivationSite(Site):
 
     Parameters
     ----------
-    table_of : builds the table from input scale, output scale, output's and input's zero point
-    scale_in, scale_out, zero : to begin with; the last two stay
-    zero_in : input that stands for 0
+    table_of : builds a table from input scale, output scale, output's and input's zero point
+    hidden : units
+    scale_in, scale_out, zero : (G,), of each group of units to begin with; the last two stay
+    zero_in : (G,), input that stands for 0
     """
 
     def __init__(
         self,
         table_of: Callable[[float, float, int, int], Array],
-        scale_in: float,
-        scale_out: float,
-        zero: int,
-        zero_in: int = 0,
+        hidden: int,
+        scale_in: Array,
+        scale_out: Array,
+        zero: Array,
+        zero_in: Array,
     ) -> None:
         super().__init__()
         self.table_of, self.scale_out, self.zero = table_of, scale_out, zero
         self.scale_in, self.zero_in = scale_in, zero_in
         self.log_change = parameter(0.0)
-        self.table = torch.zeros(256, dtype=torch.int8)
+        self.table = torch.zeros(len(scale_in), 256, dtype=torch.int8)
+        for name in ("scale_in", "scale_out", "zero", "zero_in"):
+            units = per_unit(getattr(self, name), hidden).astype(np.float32)
+            self.register_buffer(f"unit_{name}", torch.from_numpy(units), persistent=False)
 
-    def scale(self) -> Tensor:
-        """Real value of one input step."""
-        return self.scale_in * self.log_change.exp()
+    def scale(self) -> Array:
+        """Real value of one input step of each group, (G,)."""
+        return self.scale_in * float(self.log_change.detach().exp())
 
     def refresh(self) -> Integers:
-        """Recompute the table."""
-        change = float(self.log_change.detach().exp())
-        table = self.table_of(self.scale_in * change, self.scale_out, self.zero, self.zero_in)
+        """Recompute the tables."""
+        grids = zip(self.scale(), self.scale_out, self.zero, self.zero_in, strict=True)
+        table = np.stack(
+            [self.table_of(float(s), float(o), int(z), int(i)) for s, o, z, i in grids]
+        )
         self.table = torch.from_numpy(table).to(self.log_change.device)
         return {"activation.table": table}
 
     def forward(self, x: Tensor) -> Tensor:
         """Integers to integers of the same shape."""
         value = OPERATORS["shift_gelu"].forward(x.detach(), self.table)
-        real = (x - self.zero_in) * self.scale().to(torch.float32)
-        real = functional.gelu(real) / self.scale_out + self.zero
+        scale_in, scale_out, zero, zero_in = (
+            self.get_buffer(f"unit_{name}") for name in ("scale_in", "scale_out", "zero", "zero_in")
+        )
+        real = (x - zero_in) * (scale_in * self.log_change.exp().to(torch.float32))
+        real = functional.gelu(real) / scale_out + zero
         return substitute(real.clamp(*LIMITS["int8"]), value.to(torch.float32))

@@ -44,8 +44,8 @@ class QatSegmenter(nn.Module):
     model : QuantizedModel
         Where training begins: an untrained `export` gives back its tensors and scalars.
     parameters : float64 arrays by name
-        Of the checkpoint that `model` was made from: they say where between two integers a weight
-        lies.
+        Of the checkpoint that `model` was made from, in its equivalent form: they say where between
+        two integers a weight lies.
     levels : int
         Largest magnitude of a weight inside the blocks, 127 for 8 bits.
 
@@ -98,9 +98,9 @@ class QatSegmenter(nn.Module):
         tensors, scalars = self.refresh()
         activations = {
             key.replace("__", ".").removesuffix(".activation"): [
-                float(site.scale().detach()),
-                site.scale_out,
-                site.zero_in,
+                site.scale().tolist(),
+                site.scale_out.tolist(),
+                site.zero_in.tolist(),
             ]
             for key, site in self.sites.items()
             if isinstance(site, ActivationSite)
@@ -210,7 +210,7 @@ def _build_sites(
 
 
 def _activation_site(model: QuantizedModel, name: str) -> ActivationSite:
-    """The table of a block, from the scales that the model's provenance remembers."""
+    """The tables of a block, from the scales that the model's provenance remembers."""
     table = model.tensors[f"{name}.activation.table"]
     scales = model.provenance.get("activation_scales", {}).get(name)
     kind = model.provenance.get("options", {}).get("activation")
@@ -218,8 +218,10 @@ def _activation_site(model: QuantizedModel, name: str) -> ActivationSite:
     if scales is None or kind not in TABLES:
         raise IsegError(f"the model does not say how {name}.activation.table was built", hint)
     before = activation_zero(model, name)
-    zero = int(table[128 + before])
-    site = ActivationSite(TABLES[kind], float(scales[0]), float(scales[1]), zero, before)
+    zero = table[np.arange(len(table)), 128 + before].astype(np.int64)
+    scale_in, scale_out = (np.atleast_1d(np.array(s, dtype=np.float64)) for s in scales[:2])
+    hidden = len(model.tensors[f"{name}.fc1.bias"])
+    site = ActivationSite(TABLES[kind], hidden, scale_in, scale_out, zero, before)
     if not np.array_equal(site.refresh()["activation.table"], table):
         raise IsegError(f"{name}.activation.table is not the one its provenance describes", hint)
     return site

@@ -27,7 +27,7 @@ def narrow_weights(model: QuantizedModel, parameters: Parameters, levels: int) -
     Parameters
     ----------
     model : QuantizedModel
-    parameters : float64 arrays of the checkpoint it was made from
+    parameters : float64 arrays of the checkpoint it was made from, in its equivalent form
     levels : 127 gives back `model`
     """
     if levels >= 127:
@@ -36,14 +36,17 @@ def narrow_weights(model: QuantizedModel, parameters: Parameters, levels: int) -
     tensors, scalars = dict(model.tensors), dict(model.scalars)
     for name in (n for n in grids.step if ".blocks." in n):
         weight, _ = float_layer(parameters, model, name)
-        old, zero = tensors[f"{name}.weight"].astype(np.int64), grids.zero_in.get(name, 0)
-        real_bias = (tensors[f"{name}.bias"] + zero * old.sum(axis=1)) * grids.step[name]
+        old, zero = (
+            tensors[f"{name}.weight"].astype(np.int64),
+            grids.zero_in.get(name, 0),
+        )  # () or (K,)
+        real_bias = (tensors[f"{name}.bias"] + (zero * old).sum(axis=1)) * grids.step[name]
         scale_out = grids.step[name] / np.maximum(real_multiplier(model, name), 2.0**-40)
         folded = weight * grids.inputs[name]
         step = np.maximum(np.abs(folded).max(axis=1) / levels, grids.step[name])
         step = np.minimum(step, scale_out * BELOW_ONE)
         new = np.clip(np.floor(folded / step[:, None] + 0.5), -levels, levels).astype(np.int64)
-        bias = np.floor(real_bias / step + 0.5) - zero * new.sum(axis=1)
+        bias = np.floor(real_bias / step + 0.5) - (zero * new).sum(axis=1)
         multiplier, shift, post_shift = dyadic_columns(step / scale_out, result_type(model, name))
         tensors[f"{name}.weight"] = new.astype(np.int8)
         tensors[f"{name}.bias"] = bias.clip(-limits.BIAS_MAX, limits.BIAS_MAX).astype(np.int32)

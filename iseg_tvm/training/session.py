@@ -15,6 +15,7 @@ from iseg_tvm.errors import IsegError
 from iseg_tvm.evaluation.datasets import Dataset
 from iseg_tvm.models.segmenter import Segmenter
 from iseg_tvm.quantization.context import finite_parameters
+from iseg_tvm.quantization.equivalence import equivalent, recorded
 from iseg_tvm.training.data import Batches
 from iseg_tvm.training.loop import Report, train
 from iseg_tvm.training.model import QatSegmenter
@@ -65,7 +66,7 @@ def fine_tune(
         )
     place = _device(device)
     torch.manual_seed(options.seed)
-    parameters = finite_parameters(checkpoint)
+    parameters = finite_parameters(equivalent(checkpoint, recorded(start)))
     start = narrow_weights(start, parameters, options.levels)
     student = QatSegmenter(start, parameters, options.levels).to(place)
     checkpoint.set_fused_attention(True)

@@ -96,7 +96,7 @@ class LinearSite(Site):
     weight, bias : float64 (N, K), (N,), real
     integers : (weight int8, bias int32) to begin with
     scale_in, zero_in : of the input, () or (K,)
-    zero_out : integer of the result that stands for 0, part of ``integers``' bias
+    zero_out : integer of the result that stands for 0, () or (N,), part of ``integers``' bias
     step : real value of one accumulator step, (N,)
     factor : of the requantization, (N,)
     dtype : of the result
@@ -109,8 +109,8 @@ class LinearSite(Site):
         integers: tuple[Array, Array],
         *,
         scale_in: Array,
-        zero_in: int,
-        zero_out: int = 0,
+        zero_in: Array | int,
+        zero_out: Array | int = 0,
         step: Array,
         factor: Array,
         dtype: str,
@@ -120,10 +120,12 @@ class LinearSite(Site):
         fold = np.broadcast_to(np.asarray(scale_in, dtype=np.float64), weight.shape[1:])
         units = _within(weight * fold / step[:, None], integers[0])
         self.weight = nn.Parameter(_real(units * step[:, None] / fold))
-        whole = integers[1] + zero_in * integers[0].astype(np.int64).sum(axis=1)
+        zero = np.broadcast_to(np.asarray(zero_in, dtype=np.int64), weight.shape[1:])
+        whole = integers[1] + integers[0].astype(np.int64) @ zero
         self.register_buffer("offset", torch.from_numpy(zero_out / np.maximum(factor, 2.0**-40)))
         self.bias = parameter((whole - self.get_buffer("offset").numpy()) * step)
-        self.levels, self.zero = levels, zero_in
+        self.levels = levels
+        self.register_buffer("zero", torch.from_numpy(zero.copy()), persistent=False)
         self.register_buffer("fold", _real(fold))
         self.register_buffer("step", torch.from_numpy(step))
         self.requantize = RequantizeSite(factor, dtype)
@@ -142,9 +144,9 @@ class LinearSite(Site):
         with torch.no_grad():
             weight = self.integer_weight().to(torch.int8)
             units = self._bias_units().add(0.5).floor().to(torch.int64)
-            units -= self.zero * weight.to(torch.int64).sum(dim=1)
+            units -= (self.get_buffer("zero") * weight.to(torch.int64)).sum(dim=1)
             bias = units.clamp(-limits.BIAS_MAX, limits.BIAS_MAX).to(torch.int32)
-        self.requantize.constants |= {"bias": bias, "zero": self.zero}
+        self.requantize.constants |= {"bias": bias, "zero": self.get_buffer("zero")}
         return {"weight": weight.cpu().numpy(), "bias": bias.cpu().numpy(), **found}
 
     def _bias_units(self) -> Tensor:

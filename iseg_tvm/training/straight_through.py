@@ -91,9 +91,9 @@ class _LinearRequantize(torch.autograd.Function):
         to_factor = (gradient * real).sum(dim=0) / factor
         gradient = gradient * factor
         to_x = gradient @ weight if ctx.needs_input_grad[0] else None
-        # The bias is stored less zero * sum(weight): seen from the weights, x starts at its zero.
+        # The bias is stored less weight @ zero: seen from the weights, x starts at its zero.
         total = gradient.sum(dim=0)
-        to_weight = gradient.T @ x - ctx.zero * total[:, None]
+        to_weight = gradient.T @ x - total[:, None] * ctx.zero
         return to_x, to_weight, total, to_factor, None
 
 
@@ -110,7 +110,7 @@ def linear_requantize(
         matters
     factor : float32 (N,), real value of the multiplier
     constants : ``bias`` int32, ``multiplier`` int16, ``shift`` int8, ``post_shift``, ``dtype``,
-        ``zero`` (of the input): what the deployed model uses
+        ``zero`` (of the input, (K,)): what the deployed model uses
     """
     result: Tensor = _LinearRequantize.apply(x, weight, bias, factor, constants)
     return result

@@ -17,8 +17,10 @@ from iseg_tvm.cli.main import main
 from iseg_tvm.models.checkpoint import load_checkpoint, save_checkpoint
 from iseg_tvm.models.segmenter import Segmenter
 from iseg_tvm.quantization import quantize
+from iseg_tvm.quantization.activation import per_unit
 from iseg_tvm.quantization.context import finite_parameters
-from iseg_tvm.quantization.grids import activation_divisor, recover_grids
+from iseg_tvm.quantization.equivalence import equivalent, recorded
+from iseg_tvm.quantization.grids import recover_grids
 from iseg_tvm.reference_model import reference_graph
 from iseg_tvm.reporting.statistics import Findings, decibels, examine
 from iseg_tvm.reporting.trace import trace_integers
@@ -59,13 +61,15 @@ def findings(models: tuple[Segmenter, QuantizedModel]) -> Findings:
 def test_grids_are_found_again(models: tuple[Segmenter, QuantizedModel]) -> None:
     """The one scale that conversion writes down, and the activations' two, are recovered."""
     model, quantized = models
-    grids = recover_grids(quantized, finite_parameters(model))
+    grids = recover_grids(
+        quantized, finite_parameters(equivalent(model, recorded(quantized)))
+    )
     exact = np.ravel(quantized.provenance["feature_scale"])
     np.testing.assert_allclose(np.ravel(grids.scale["encoder.norm"]), exact, rtol=1e-3)
     for block, (fc1, activation, _) in quantized.provenance["activation_scales"].items():
-        divisor = activation_divisor(quantized, block)
-        assert grids.scale[f"{block}.fc1"] == pytest.approx(fc1 * divisor, rel=1e-2)
-        assert grids.scale[f"{block}.activation"] == pytest.approx(activation * divisor, rel=1e-2)
+        for site, exact in ((f"{block}.fc1", fc1), (f"{block}.activation", activation)):
+            expected = per_unit(np.array(exact), len(grids.scale[site]))
+            np.testing.assert_allclose(grids.scale[site], expected, rtol=1e-2)
 
 
 def test_tracing_does_not_change_the_model(models: tuple[Segmenter, QuantizedModel]) -> None:

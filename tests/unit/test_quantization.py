@@ -11,6 +11,7 @@ from iseg_tvm.integer_model import IntegerSegmenter
 from iseg_tvm.models.config import SegmenterConfig
 from iseg_tvm.models.segmenter import Segmenter, build_segmenter
 from iseg_tvm.quantization import QuantizeOptions, quantize
+from iseg_tvm.quantization.equivalence import equivalent, find_equivalence
 from iseg_tvm.quantization.observers import OBSERVERS
 from iseg_tvm.quantization.options import ACTIVATIONS, POLYNOMIALS
 from iseg_tvm.reference_model import reference_graph
@@ -107,6 +108,8 @@ def test_every_option_keeps_the_features(observer: str, activation: str, polynom
         {"lambda_search": False},
         {"activation_zero_point": False},
         {"feature_scales": False},
+        {"centering": False},
+        {"activation_groups": False},
     ],
     ids=str,
 )
@@ -120,7 +123,7 @@ def test_every_switch_keeps_the_features(changed: dict) -> None:
     assert any(differs)
 
 
-def test_huge_hidden_units_get_a_scale_of_their_own() -> None:
+def test_huge_hidden_units_do_not_coarsen_the_others_grid() -> None:
     model = lively_model(tiny_config(decoder="linear", embed_dim=48, image_size=SIZE))
     with torch.no_grad():
         for block in model.encoder.blocks:
@@ -129,11 +132,37 @@ def test_huge_hidden_units_get_a_scale_of_their_own() -> None:
     error = {}
     other = photo(200, 150)
     for switch in (False, True):
-        quantized = quantize(model, [photo()], QuantizeOptions(unit_scales=switch))
-        divisors = quantized.provenance["activation_divisors"].values()
-        assert all(("5" in units) == switch for units in divisors)
+        quantized = quantize(model, [photo()], QuantizeOptions(activation_groups=switch))
+        assert len(quantized.tensors["encoder.blocks.0.activation.table"]) == (3 if switch else 1)
         error[switch] = 1 - cosine(features(quantized, other), float_features(model, other))
     assert error[True] < 0.8 * error[False]
+
+
+@pytest.mark.parametrize("decoder", ["linear", "mask_transformer"])
+def test_the_equivalent_model_computes_the_same(decoder: str) -> None:
+    config = tiny_config(decoder=decoder, embed_dim=48, image_size=SIZE, distilled=True)
+    model = lively_model(config)
+    change = find_equivalence(model, [photo()], QuantizeOptions())
+    other = equivalent(model, change)
+    picture = photo(200, 150)
+    np.testing.assert_allclose(float_scores(other, picture), float_scores(model, picture), atol=1e-4)
+    found = float_features(other, picture) + change.centers["encoder.norm"]
+    np.testing.assert_allclose(found, float_features(model, picture), atol=1e-4)
+    changed = dict(other.named_parameters())
+    for name in ("attn.qkv.bias", "attn.proj.bias", "norm1.bias", "norm2.bias", "mlp.fc1.bias"):
+        name = f"encoder.blocks.1.{name}"
+        assert not torch.equal(changed[name], model.get_parameter(name))
+
+
+def test_channels_are_centered() -> None:
+    model = lively_model(tiny_config(embed_dim=48, image_size=SIZE))
+    change = find_equivalence(model, [photo()], QuantizeOptions())
+    again = find_equivalence(equivalent(model, change), [photo()], QuantizeOptions())
+    for site, center in again.centers.items():
+        kept = np.abs(change.centers[site])
+        keys = slice(48, 96) if site.endswith("qkv") else slice(None)
+        assert (np.abs(center)[keys] <= 0.01 * kept[keys] + 1e-5).all(), site
+    assert all((np.diff(order) == 1).all() for order in again.orders.values())
 
 
 @pytest.mark.parametrize("size", [(32, 48), (30, 45), (17, 64)])

@@ -22,6 +22,7 @@ from iseg_tvm.models.windows import window_scores
 from iseg_tvm.quantization import quantize
 from iseg_tvm.quantization.activation import output_grid
 from iseg_tvm.quantization.context import finite_parameters
+from iseg_tvm.quantization.equivalence import equivalent, recorded
 from iseg_tvm.reference_model import reference_graph
 from iseg_tvm.training.block_sites import ActivationSite
 from iseg_tvm.training.data import Batches, patch_shares
@@ -51,6 +52,11 @@ def pair(config: SegmenterConfig, **options: str) -> tuple[Segmenter, QuantizedM
     model = lively_model(config)
     images = [random_image(*config.image_size, seed=3)]
     return model, quantize(model, images, QuantizeOptions(**options))  # type: ignore[arg-type]
+
+
+def parameters_of(model: Segmenter, quantized: QuantizedModel) -> dict[str, np.ndarray]:
+    """Of the float model that the integers stand for."""
+    return finite_parameters(equivalent(model, recorded(quantized)))
 
 
 def integer_scores(
@@ -96,7 +102,7 @@ def test_training_begins_with_the_deployed_model(
 ) -> None:
     config = tiny_config(decoder=decoder, l2_norm=l2_norm, distilled=distilled, image_size=SIZE)
     model, quantized = pair(config, **options)
-    student = QatSegmenter(quantized, finite_parameters(model))
+    student = QatSegmenter(quantized, parameters_of(model, quantized))
     assert_same_model(student.export(), quantized)
     images = np.stack([random_image(*SIZE, seed) for seed in (1, 2)])
     with torch.no_grad():
@@ -125,10 +131,11 @@ def test_float_windows_keep_their_place() -> None:
 
 def test_gradients_are_those_of_the_float_model() -> None:
     model, quantized = pair(tiny_config(embed_dim=48, image_size=SIZE))
-    student = QatSegmenter(quantized, finite_parameters(model))
+    student = QatSegmenter(quantized, parameters_of(model, quantized))
     images = np.stack([random_image(*SIZE, seed) for seed in range(4)])
     target = torch.randn(4, 24, 7, generator=torch.Generator().manual_seed(0))
     (student(torch.from_numpy(images)) * target).sum().backward()
+    model = equivalent(model, recorded(quantized))
     exact = window_scores(model, images).flatten(2).transpose(1, 2)
     (exact * target).sum().backward()
     pairs = {
@@ -153,7 +160,8 @@ def test_gradients_are_those_of_the_float_model() -> None:
 def test_lambda_learns_as_a_step_size() -> None:
     """Esser et al. 2020, equation 3: inside ``round(v) - v``, outside the limit (here: of GELU)."""
     scale_out, zero = output_grid(5.0)
-    site = ActivationSite(gelu_table, 0.03, scale_out, zero)
+    grid = np.array([0.03]), np.array([scale_out]), np.array([zero]), np.array([0])
+    site = ActivationSite(gelu_table, 3, *grid)
     site.refresh()
     real = torch.tensor([-20.0, 10.4, 500.0], dtype=torch.float64)
     divisor = site.log_change.exp()
@@ -170,7 +178,7 @@ def test_lambda_learns_as_a_step_size() -> None:
 
 def test_narrow_weights_are_min_max_rounding() -> None:
     model, quantized = pair(tiny_config(image_size=SIZE), rounding="nearest")
-    parameters = finite_parameters(model)
+    parameters = parameters_of(model, quantized)
     # With 15 levels no row meets the largest step that its multiplier can express.
     narrow = narrow_weights(quantized, parameters, 15)
     for name, tensor in narrow.tensors.items():
@@ -256,7 +264,7 @@ def test_a_trained_model_is_exactly_what_was_trained(dataset: Dataset, tmp_path:
     assert any(name.endswith(".activation.table") for name in changed)
     assert any(name.endswith(".qkv.weight") for name in changed)
     assert any(name.endswith(".multiplier") for name in changed)
-    student = QatSegmenter(quantized, finite_parameters(model))
+    student = QatSegmenter(quantized, parameters_of(model, quantized))
     state = torch.load(tmp_path / "state", weights_only=True)
     student.load_state_dict(state["model"])
     assert_same_model(student.export(), trained)
@@ -329,4 +337,4 @@ def test_bad_options_and_models(dataset: Dataset, tmp_path: Path) -> None:
         fine_tune(other, quantized, dataset, options(), state_file=tmp_path / "s")
     nameless = dataclasses.replace(quantized, provenance={})
     with pytest.raises(IsegError, match="does not say how"):
-        QatSegmenter(nameless, finite_parameters(model))
+        QatSegmenter(nameless, parameters_of(model, quantized))
