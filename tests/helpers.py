@@ -139,8 +139,8 @@ class _Builder:
         self.linear(f"{name}.proj", width, width, "int16")
         self.norm(f"{name}.norm2", width)
         self.linear(f"{name}.fc1", hidden, width, "int8")
-        # Every other block's groups of units have grids of their own.
-        groups = table_groups(hidden) if name.endswith(".1") else 1
+        # In all blocks but the first, groups of units have grids of their own.
+        groups = 1 if name == "encoder.blocks.0" else table_groups(hidden)
         scales = [4.0 / (127 + 9 * group) for group in range(groups)]
         self.tensors[f"{name}.activation.table"] = np.stack(
             [shift_gelu_table(scale, 4.0 / 127) for scale in scales]
