@@ -10,7 +10,8 @@ Tensor names (D width, H heads, C classes, K inner size; every linear-like layer
 * per block ``B`` = ``encoder.blocks.i`` or ``decoder.blocks.i``: ``B.norm1.gamma`` int16 (D,),
   ``B.norm1.beta`` int32 (D,), ``B.qkv.*``, ``B.attention.exp_multiplier`` / ``.out_multiplier``
   int16 (H,), ``B.attention.exp_shift`` / ``.out_shift`` int8 (H,), ``B.proj.*``, ``B.norm2.*``,
-  ``B.fc1.*``, ``B.activation.table`` int8 (256,), ``B.fc2.*``
+  ``B.fc1.*``, ``B.activation.table`` int8 (G, 256) with G = 1 or, if every 64 hidden units have
+  their own, ceil(hidden / 64), ``B.fc2.*``
 * ``encoder.norm.*``; linear decoder: ``decoder.head.*``; mask decoder: ``decoder.proj_dec.*``,
   ``decoder.cls_emb`` int16 (C, D), ``decoder.norm.*``, ``decoder.proj_patch.*``,
   ``decoder.proj_classes.*``, ``decoder.class_norm.*`` (only with ``l2_norm``),
@@ -19,6 +20,8 @@ Tensor names (D width, H heads, C classes, K inner size; every linear-like layer
 Scalars (Python integers): ``L.post_shift`` of layers with an int8 result (int16 results use 0),
 ``<norm>.eps`` and ``<norm>.shift``, ``B.attention.fraction_bits`` / ``.post_shift``,
 ``B.skip_shift1`` / ``B.skip_shift2`` of the two residual additions.
+
+Version 1 of the format had one table a block, int8 (256,); it is read as (1, 256).
 
 Needs numpy and safetensors only.
 """
@@ -41,7 +44,7 @@ from iseg_tvm.files import atomic_write
 from iseg_tvm.models.config import SegmenterConfig
 
 FORMAT = "iseg-tvm quantized model"
-VERSION = 1
+VERSION = 2
 
 _MAKE_ONE = "make one with `python -m iseg_tvm.quantize`"
 _INTEGER_TYPES = ("I8", "I16", "I32")  # names of safetensors
@@ -130,6 +133,8 @@ def load_model(path: str | Path) -> QuantizedModel:
         raise IsegError(
             f"{path}: damaged or not a safetensors file ({error})", "quantize the model again"
         ) from None
+    if header["version"] == 1:
+        tensors = {name: _of_version_1(name, tensor) for name, tensor in tensors.items()}
     try:
         height, width = (_integer(v) for v in header["input_size"])
         model = QuantizedModel(
@@ -171,6 +176,11 @@ def _read_tensor(path: Path, stream: safe_open, name: str) -> np.ndarray:
     return stream.get_tensor(name)
 
 
+def _of_version_1(name: str, tensor: np.ndarray) -> np.ndarray:
+    """A tensor as it would be today: tables had no groups."""
+    return tensor[None] if name.endswith(".activation.table") else tensor
+
+
 def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """The JSON header, after checking format and version."""
     try:
@@ -179,7 +189,7 @@ def _read_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         header = None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise IsegError(f"{path}: not a quantized model of iseg-tvm", _MAKE_ONE)
-    if header.get("version") != VERSION:
+    if header.get("version") not in range(1, VERSION + 1):
         raise IsegError(
             f"{path}: format version {header.get('version')}, this program reads {VERSION}",
             "update iseg-tvm, or quantize the model again",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from iseg_tvm.models.config import SegmenterConfig
+from iseg_tvm.operator_limits import table_groups
 
 TensorTypes = dict[str, tuple[str, tuple[int, ...]]]
 """Name -> (dtype, shape)."""
@@ -17,6 +18,7 @@ class _Schema:
 
     def __init__(self, config: SegmenterConfig) -> None:
         self.tensors: TensorTypes = {}
+        self.grouped: dict[str, tuple[int, ...]] = {}  # shapes that tables may have instead
         self.scalars: list[str] = []
         encoder, decoder = config.encoder, config.decoder
         width, classes = encoder.embed_dim, config.num_classes
@@ -70,7 +72,8 @@ class _Schema:
         self._linear(f"{name}.proj", width, width, "int16")
         self._norm(f"{name}.norm2", width)
         self._linear(f"{name}.fc1", hidden, width, "int8")
-        self.tensors[f"{name}.activation.table"] = "int8", (256,)
+        self.tensors[f"{name}.activation.table"] = "int8", (1, 256)
+        self.grouped[f"{name}.activation.table"] = (table_groups(hidden), 256)
         self._linear(f"{name}.fc2", width, hidden, "int16")
         self.scalars += [f"{name}.skip_shift1", f"{name}.skip_shift2"]
 
@@ -84,9 +87,11 @@ def schema_problem(
         if name not in tensors:
             return f"tensor {name} is missing"
         found = tensors[name]
-        if (found.dtype.name, found.shape) != (dtype, shape):
+        shapes = dict.fromkeys((shape, schema.grouped.get(name, shape)))
+        if found.dtype.name != dtype or found.shape not in shapes:
             given = f"{found.dtype.name}{list(found.shape)}"
-            return f"tensor {name} is {given}, its architecture needs {dtype}{list(shape)}"
+            wanted = " or ".join(f"{dtype}{list(s)}" for s in shapes)
+            return f"tensor {name} is {given}, its architecture needs {wanted}"
     for name in tensors:
         if name not in schema.tensors:
             return f"tensor {name} is not part of its architecture"

@@ -20,6 +20,17 @@ FRACTION_BITS_MIN, FRACTION_BITS_MAX = 4, 10
 OUT_SHIFT_MIN, OUT_SHIFT_MAX = 8, 24
 """``shiftmax_attention``: fraction bits of the exponent, shifts of the output scale."""
 
+ACTIVATION_GROUP = 64
+"""``shift_gelu``: neighbouring columns that share a table where there is more than one.
+
+No SIMD register is longer, so a register that starts at a multiple of its size has one table.
+"""
+
+
+def table_groups(columns: int) -> int:
+    """Tables of ``shift_gelu`` if every group of columns has its own, the last one maybe narrow."""
+    return -(-columns // ACTIVATION_GROUP)
+
 
 def fraction_bits(width: int) -> int:
     """Largest f with ``floor(sqrt(width) * 2**f) < 2**15``: ``layer_norm``'s normalised value."""

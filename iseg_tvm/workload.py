@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import tvm
 
 from iseg_tvm.kernels.vector import IRBuilder, PrimFunc, T
-from relay_ops.operator import LoweringContext, Operator, Schedule, Space
+from relay_ops.operator import LoweringContext, Operator, Schedule, Space, TensorSpec
 
 BLOCK = "kernel"
 """Name of the block in a workload's module; schedules are its annotations."""
@@ -23,10 +23,15 @@ _CONSTANTS = frozenset({"eps", "pad", "fraction_bits"})
 
 def workload_key(operator: Operator, context: LoweringContext) -> str:
     """One line, equal for calls that may share a schedule."""
-    tensors = [f"{name}: {context.types[name]}" for name in operator.tensors]
+    tensors = [f"{name}: {_kind(name, context.types[name])}" for name in operator.tensors]
     attributes = [f"{k}={context.attributes[k]}" for k in operator.attributes if _shapes(k)]
     arguments = ", ".join(tensors + attributes)
     return f"{operator.name}({arguments}) -> {context.result} [{context.isa.name}]"
+
+
+def _kind(name: str, spec: TensorSpec) -> TensorSpec:
+    """A tensor's type; of tables only a row's, as any blocking is right for any number of them."""
+    return TensorSpec(spec.shape[1:], spec.dtype) if name == "table" else spec
 
 
 def _shapes(attribute: str) -> bool:

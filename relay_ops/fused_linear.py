@@ -106,7 +106,7 @@ def _lower(steps: Sequence[Step]) -> Callable[[LoweringContext], Lowering]:
             dtype=context.result.dtype,
             post_shift=int(context.attributes["post_shift"]),
             skip_shift=context.attributes.get("skip_shift"),
-            table="table" in context.types,
+            tables=context.types["table"].shape[0] if "table" in context.types else 0,
         )
         return lowerings[steps[0].operator.name](context, epilogue)
 

@@ -1,4 +1,4 @@
-r"""lambda-ShiftGELU: a pointwise function of one int8 value, evaluated through a 256-byte table.
+r"""lambda-ShiftGELU: a pointwise function of one int8 value, evaluated through 256-byte tables.
 
 Mathematics: ``GELU(x) ~ x * sigmoid(1.702 x)`` with shifts for the constants ("ShiftGELU" in
 I-ViT, arXiv 2207.01405). I-Segmenter (arXiv 2509.10334) adds lambda against long-tailed
@@ -8,8 +8,11 @@ per layer by calibration (or learned); values beyond saturate. In I-ViT the subt
 maximum only guards overflow; here ``max(v, 0)`` does that for each value, so the function is
 pointwise and every variant costs one table look-up.
 
-Integer definition: ``y = table[x + 128]``, int8 -> int8. The tables
-(``iseg_tvm.activation_tables``):
+Integer definition: ``y[r, c] = table[c // 64 if G > 1 else 0, x[r, c] + 128]``, int8 -> int8, for
+``table`` int8 (G, 256). G is 1, one table for all N columns, or ceil(N / 64), one for every 64
+neighbouring columns (the last group may be narrower): hidden units may then have grids of their
+own, before and after the function. That costs no time: a kernel looks up a SIMD register of
+columns at once, and none spans two groups. The tables (``iseg_tvm.activation_tables``):
 
 * ``shift_gelu_table`` - ShiftGELU in integers. With the input in 2**-16 fixed point
   ``p = floor(x * s_in * 2**16)``: ``v = p + (p >> 1) + (p >> 3) + (p >> 4)`` (1.6875 p for
@@ -35,11 +38,13 @@ import numpy as np
 import torch
 
 from iseg_tvm import fixed_point as fp
+from iseg_tvm.operator_limits import ACTIVATION_GROUP, table_groups
 from relay_ops.operator import (
     Attributes,
     Lowering,
     LoweringContext,
     Operator,
+    OperatorError,
     TensorSpec,
     register,
     require,
@@ -47,20 +52,28 @@ from relay_ops.operator import (
 
 
 def infer(types: Mapping[str, TensorSpec], attributes: Attributes) -> TensorSpec:
-    """``(int8[M, N], int8[256]) -> int8[M, N]``."""
+    """``(int8[M, N], int8[G, 256]) -> int8[M, N]``, G = 1 or ceil(N / 64)."""
     spec = require(types, "x", "int8", None, None)
-    require(types, "table", "int8", 256)
+    table = require(types, "table", "int8", None, 256)
+    allowed = sorted({1, table_groups(spec.shape[1])})
+    if table.shape[0] not in allowed:
+        wanted = " or ".join(f"int8[{groups}, 256]" for groups in allowed)
+        raise OperatorError(f"'table' must be {wanted}, is {table}")
     return spec
 
 
 def reference(x: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Normative: int8 (M, N) -> int8 (M, N)."""
-    return table[fp.check_range("x", x, fp.INT8_MIN, fp.INT8_MAX) + 128]
+    """Normative: int8 (M, N), int8 (G, 256) -> int8 (M, N)."""
+    group = np.arange(x.shape[1]) // ACTIVATION_GROUP if len(table) > 1 else 0
+    return table[group, fp.check_range("x", x, fp.INT8_MIN, fp.INT8_MAX) + 128]
 
 
 def forward(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """PyTorch form of :func:`reference`."""
-    return table[x.to(torch.int64) + 128]
+    position = x.to(torch.int64) + 128
+    if table.shape[0] == 1:
+        return table[0][position]
+    return table[torch.arange(x.shape[1], device=x.device) // ACTIVATION_GROUP, position]
 
 
 def lower(context: LoweringContext) -> Lowering:

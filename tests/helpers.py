@@ -16,6 +16,7 @@ from iseg_tvm import fixed_point as fp
 from iseg_tvm.activation_tables import shift_gelu_table
 from iseg_tvm.artifact import QuantizedModel
 from iseg_tvm.models.config import DecoderConfig, EncoderConfig, SegmenterConfig
+from iseg_tvm.operator_limits import table_groups
 from relay_ops.layer_norm import fraction_bits
 
 TYPICAL_INT8 = 40.0  # standard deviation aimed at on int8 grids
@@ -138,8 +139,12 @@ class _Builder:
         self.linear(f"{name}.proj", width, width, "int16")
         self.norm(f"{name}.norm2", width)
         self.linear(f"{name}.fc1", hidden, width, "int8")
-        table = shift_gelu_table(4.0 / 127, 4.0 / 127)
-        self.tensors[f"{name}.activation.table"] = table
+        # In all blocks but the first, groups of units have grids of their own.
+        groups = 1 if name == "encoder.blocks.0" else table_groups(hidden)
+        scales = [4.0 / (127 + 9 * group) for group in range(groups)]
+        self.tensors[f"{name}.activation.table"] = np.stack(
+            [shift_gelu_table(scale, 4.0 / 127) for scale in scales]
+        )
         self.linear(f"{name}.fc2", width, hidden, "int16", x_std=TYPICAL_INT8 / 2)
         # A shift in every block would shift the image's share of the stream out.
         self.scalars[f"{name}.skip_shift1"] = 0

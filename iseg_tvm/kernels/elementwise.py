@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from iseg_tvm import fixed_point as fp
 from iseg_tvm.kernels.vector import Buffer, Expr, T, cast, clamp, kernel, scratch
+from iseg_tvm.operator_limits import ACTIVATION_GROUP
 from relay_ops.argmax_upsample import CLASSES_MAX
 from relay_ops.operator import Lowering, LoweringContext
 from relay_ops.patch_embed import grid_size
@@ -66,15 +67,16 @@ def lower_residual_add(context: LoweringContext) -> Lowering:
 
 
 def lower_table(context: LoweringContext) -> Lowering:
-    """``table[x + 128]``."""
-    shape = context.result.shape
-    parameters = [("x", shape, "int8"), ("table", (256,), "int8"), ("result", shape, "int8")]
+    """``table[c // 64 if G > 1 else 0, x + 128]``."""
+    shape, tables = context.result.shape, context.types["table"].shape
+    parameters = [("x", shape, "int8"), ("table", tables, "int8"), ("result", shape, "int8")]
     with (
         kernel("table", parameters) as (builder, (x, table, result)),
         T.parallel(shape[0]) as i,
         T.serial(shape[1]) as j,
     ):
-        T.buffer_store(result, table[_wide(x[i, j]) + T.int32(128)], [i, j])
+        group = T.floordiv(j, ACTIVATION_GROUP) if tables[0] > 1 else T.int32(0)
+        T.buffer_store(result, table[group, _wide(x[i, j]) + T.int32(128)], [i, j])
     return Lowering(builder.get(), ["x", "table"], context.result)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from iseg_tvm.kernels.isa import Isa
 from iseg_tvm.kernels.packing import PanelLayout, pack_columns
+from iseg_tvm.kernels.table import table_start
 from iseg_tvm.kernels.vector import Buffer, Expr, T, cast, clamp, load
 
 _GROUPS = {"int8": 4, "int16": 2, "int32": 1}
@@ -29,13 +30,13 @@ class Epilogue:
     dtype : ``int32`` (bias only), ``int8`` or ``int16`` (requantized)
     post_shift : of requantize
     skip_shift : None, or the shift of a residual addition (``dtype`` int16)
-    table : the int8 result goes through a 256-byte table
+    tables : tables of 256 bytes that the int8 result goes through, as in ``shift_gelu``; 0: none
     """
 
     dtype: str
     post_shift: int = 0
     skip_shift: int | None = None
-    table: bool = False
+    tables: int = 0
 
     def group(self, vectors: int) -> int:
         """Accumulator vectors of a panel ``vectors`` wide that are packed into one result."""
@@ -68,7 +69,7 @@ class Epilogue:
 
 def emit_epilogue(
     isa: Isa, epilogue: Epilogue, accumulators: Sequence[Expr], column: Expr,
-    constants: Sequence[Buffer], skip: Expr | None = None, table: Buffer | None = None,
+    constants: Sequence[Buffer], skip: Expr | None = None, tables: Buffer | None = None,
 ) -> Expr:  # fmt: skip
     """Turn a group of accumulator vectors into one vector of ``epilogue.dtype``.
 
@@ -78,7 +79,8 @@ def emit_epilogue(
     column : first lane of the group in the constants
     constants : buffers in the order of :attr:`Epilogue.constants`
     skip : int16 vector of the residual stream, if the epilogue adds one
-    table : int8 (256,) that the int8 result goes through, if the ISA looks up in registers
+    tables : flat, that the int8 result goes through, if the ISA looks up in registers; the group
+        then starts at a multiple of its width, which divides the columns that share a table
     """
     if epilogue.dtype == "int32":
         return accumulators[0]
@@ -95,10 +97,11 @@ def emit_epilogue(
     if epilogue.dtype == "int16":
         return products[0] if skip is None else _residual(isa, epilogue, skip, products[0])
     result = T.Bind(_to_int8(isa, products))
-    if table is None:
+    if tables is None:
         return result
     assert isa.table_lookup is not None
-    return isa.table_lookup(table, result, group * lanes)
+    start = table_start(column) if epilogue.tables > 1 else T.int32(0)
+    return isa.table_lookup(tables, start, result, group * lanes)
 
 
 def _to_int16(isa: Isa, vectors: Sequence[Expr]) -> list[Expr]:

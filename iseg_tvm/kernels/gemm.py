@@ -18,6 +18,7 @@ from iseg_tvm.kernels.epilogue import Epilogue, emit_epilogue
 from iseg_tvm.kernels.isa import Dot, Isa
 from iseg_tvm.kernels.micro_kernel import emit_micro_kernel, word_dtype
 from iseg_tvm.kernels.packing import PanelLayout, round_up
+from iseg_tvm.kernels.table import emit_tables
 from iseg_tvm.kernels.tile_unit import (
     TILE_ROWS,
     TileOperand,
@@ -29,7 +30,8 @@ from iseg_tvm.kernels.tile_unit import (
     tile_scratch,
 )
 from iseg_tvm.kernels.tiles import emit_tiles, load_vector, store_vector
-from iseg_tvm.kernels.vector import Buffer, Expr, T, cast, flat, load, scratch, store, when
+from iseg_tvm.kernels.vector import Buffer, Expr, T, flat, load, scratch, when
+from iseg_tvm.operator_limits import ACTIVATION_GROUP
 
 PackRows = Callable[[Buffer, Expr, Expr], None]
 """(destination, first row of the matrix, number of rows): packs the left rows of a block."""
@@ -97,12 +99,11 @@ def default_tasks(isa: Isa, rows: int, inner: int) -> int:
 
 def emit_gemm(
     gemm: Gemm, left: LeftRows, right: Buffer,
-    constants: Sequence[Buffer], skip: Buffer | None, table: Buffer | None, out: Buffer,
+    constants: Sequence[Buffer], skip: Buffer | None, tables: Buffer | None, out: Buffer,
 ) -> None:  # fmt: skip
     """Emit the parallel loop over row blocks."""
     isa, layout = gemm.isa, gemm.layout
-    full_group = layout.group * isa.lanes == isa.vector_bytes
-    in_registers = table if isa.table_lookup is not None and full_group else None
+    in_registers = tables if _looks_up_in_registers(gemm) else None
     operands = _Operands(right, constants, skip, in_registers, out)
     with requested(isa.tile_unit), T.parallel(0, gemm.tasks) as block, _task(gemm) as (tiles, sums):
         first = T.Bind(block * gemm.tiles // gemm.tasks * isa.rows)
@@ -132,8 +133,18 @@ def emit_gemm(
                 _emit_unit_tile(gemm, tiles, sums, source, start, place, operands)
 
         emit_tiles(layout, present, rest, is_last, tile)
-        if table is not None and in_registers is None:
-            _emit_table(gemm, table, out, first, present)
+        if tables is not None and in_registers is None:
+            emit_tables(isa, gemm.epilogue.tables, tables, out, first, present, gemm.columns)
+
+
+def _looks_up_in_registers(gemm: Gemm) -> bool:
+    """Whether results fill registers, whose columns then share a table, and these can look up."""
+    isa = gemm.isa
+    if isa.table_lookup is None or gemm.layout.group * isa.lanes != isa.vector_bytes:
+        return False
+    assert ACTIVATION_GROUP % isa.vector_bytes == 0
+    assert isa.columns % isa.vector_bytes == 0
+    return True
 
 
 @dataclass(frozen=True)
@@ -143,7 +154,7 @@ class _Operands:
     right: Buffer
     constants: Sequence[Buffer]
     skip: Buffer | None
-    table: Buffer | None
+    tables: Buffer | None
     out: Buffer
 
 
@@ -220,22 +231,6 @@ def _finish_row(
         if operands.skip is not None:
             old = load_vector(operands.skip, base + g, "int16", step, valid)
         result = emit_epilogue(
-            isa, epilogue, totals, column + g, operands.constants, old, operands.table
+            isa, epilogue, totals, column + g, operands.constants, old, operands.tables
         )
         store_vector(operands.out, base + g, result, epilogue.dtype, step, valid)
-
-
-def _emit_table(gemm: Gemm, table: Buffer, out: Buffer, first: Expr, present: Expr) -> None:
-    """Table activation over the block's finished rows, still in cache."""
-    isa, start, count = gemm.isa, first * gemm.columns, present * gemm.columns
-    done = T.int32(0)
-    if isa.table_lookup is not None:
-        lanes = isa.vector_bytes
-        done = T.Bind(count // lanes * lanes)
-        with T.serial(0, count // lanes) as i:
-            index = start + i * lanes
-            result = isa.table_lookup(table, T.Bind(load(out, index, lanes)), lanes)
-            store(out, index, result, lanes)
-    with T.serial(done, count) as i:
-        index = start + i
-        store(out, index, table[cast(out[index], "int32", 1) + 128], 1)

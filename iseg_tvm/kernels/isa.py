@@ -24,7 +24,8 @@ RoundShift = Callable[[Expr, int, int], Expr]
 Narrow = Callable[[Expr, Expr, int], Expr]
 PairDot = Callable[[Expr, Expr, int], Expr]
 MultiplyWide = Callable[[Expr, Expr, int], tuple[Expr, Expr]]
-TableLookup = Callable[[Buffer, Expr, int], Expr]
+TableLookup = Callable[[Buffer, Expr, Expr, int], Expr]
+Lookup64 = Callable[[Buffer, Expr, int], Expr]
 MicroKernel = Callable[..., list[Buffer]]
 
 
@@ -62,7 +63,8 @@ class Isa:
         ``narrow16`` turns back into memory order
     pair_dot : (int16xN, int16xN, N) -> int32x(N/2), sums of two products each, in any order
     weight_dot : faster ``dot`` that may be used if no right value is -128
-    table_lookup : (int8 (256,) table, int8xN, N) -> ``table[x + 128]`` as int8xN, in registers
+    table_lookup : (int8 tables, start of one, int8xN, N) -> ``tables[start + x + 128]`` as int8xN,
+        in registers
     lookup64 : (int16 (64,) table, int16xN, N) -> the element at the low 6 bits, in registers
     registers : SIMD registers of the CPU
     micro_kernel : inner kernel of its own, with the arguments and the result of
@@ -101,7 +103,7 @@ class Isa:
     pair_dot: PairDot
     weight_dot: Dot | None = None
     table_lookup: TableLookup | None = None
-    lookup64: TableLookup | None = None
+    lookup64: Lookup64 | None = None
     registers: int = 32
     micro_kernel: MicroKernel | None = None
     interleave: bool = False

@@ -86,12 +86,12 @@ def _saturated(a: Expr, b: Expr, dtype: str, lanes: int) -> Expr:
     return T.Shuffle(halves, [T.int32(i) for i in range(2 * lanes)])
 
 
-def _neon_table_lookup(table: Buffer, x: Expr, lanes: int) -> Expr:
+def _neon_table_lookup(tables: Buffer, start: Expr, x: Expr, lanes: int) -> Expr:
     """``tbl``, then three ``tbx``: each leaves the lanes whose index is not in its 64 bytes."""
     position = T.Bind(x ^ splat(-128, "int8", lanes))
     earlier: list[Expr] = []
     for quarter in range(4):
-        registers = [load(table, 64 * quarter + 16 * i, 16) for i in range(4)]
+        registers = [load(tables, start + (64 * quarter + 16 * i), 16) for i in range(4)]
         index = position - splat(64 * quarter - (256 if quarter > 1 else 0), "int8", lanes)
         name = "tbx4" if quarter else "tbl4"
         result = T.call_llvm_pure_intrin(

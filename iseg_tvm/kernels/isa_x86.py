@@ -177,9 +177,9 @@ def _packs(intrinsic: str, dtype: str) -> Narrow:
     return narrow
 
 
-def _vbmi_table_lookup(table: Buffer, x: Expr, lanes: int) -> Expr:
+def _vbmi_table_lookup(tables: Buffer, start: Expr, x: Expr, lanes: int) -> Expr:
     """``vpermi2b`` in each half of the table (its index is 7 bits), chosen by the sign."""
-    quarters = [load(table, 64 * q, 64) for q in range(4)]
+    quarters = [load(tables, start + 64 * q, 64) for q in range(4)]
     negative, positive = (
         T.call_llvm_pure_intrin("int8x64", "llvm.x86.avx512.vpermi2var.qi.512", low, x, high)
         for low, high in (quarters[:2], quarters[2:])

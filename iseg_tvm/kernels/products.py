@@ -21,6 +21,7 @@ from iseg_tvm.kernels.packing import (
     offset_correction,
     pack_weight,
 )
+from iseg_tvm.kernels.table import TABLE_SIZE
 from iseg_tvm.kernels.vector import Buffer, Parameter, PrimFunc, T, flat, kernel, scratch, store
 from relay_ops.operator import Lowering, LoweringContext, Space
 
@@ -38,8 +39,8 @@ def build_linear(gemm: Gemm, name: str, left: LeftOperand) -> PrimFunc:
     with kernel(name, parameters) as (builder, buffers):
         count = len(left.parameters)
         rows = left.rows(buffers[:count])
-        constants, table, skip, out = _unpack(gemm, buffers[count + 1 :])
-        emit_gemm(gemm, rows, buffers[count], constants, skip, table, out)
+        constants, tables, skip, out = _unpack(gemm, buffers[count + 1 :])
+        emit_gemm(gemm, rows, buffers[count], constants, skip, tables, out)
     return builder.get()
 
 
@@ -72,8 +73,8 @@ def build_matmul(gemm: Gemm, name: str) -> PrimFunc:
 
 
 def _extra_parameters(gemm: Gemm) -> list[Parameter]:
-    if gemm.epilogue.table:
-        return [("table", (256,), "int8")]
+    if gemm.epilogue.tables:
+        return [("table", (gemm.epilogue.tables, TABLE_SIZE), "int8")]
     if gemm.epilogue.skip_shift is not None:
         return [("skip", (gemm.rows, gemm.columns), "int16")]
     return []
@@ -85,10 +86,12 @@ def _unpack(
     """Split (constants..., [table | skip], out) and flatten."""
     count = len(gemm.epilogue.constants)
     size = gemm.rows * gemm.columns
-    table = buffers[count] if gemm.epilogue.table else None
+    tables = None
+    if gemm.epilogue.tables:
+        tables = flat(buffers[count], "int8", gemm.epilogue.tables * TABLE_SIZE)
     has_skip = gemm.epilogue.skip_shift is not None
     skip = flat(buffers[count], "int16", size) if has_skip else None
-    return buffers[:count], table, skip, flat(buffers[-1], gemm.epilogue.dtype, size)
+    return buffers[:count], tables, skip, flat(buffers[-1], gemm.epilogue.dtype, size)
 
 
 def _gemm_of(context: LoweringContext, rows: int, inner: int, epilogue: Epilogue) -> Gemm:

@@ -47,8 +47,15 @@ def test_residual_add(skip_shift: int) -> None:
 
 def test_table() -> None:
     every_value = np.arange(-128, 128, dtype=np.int8).reshape(4, 64)
-    case = {"x": every_value, "table": integers(4, "int8", 256)}
+    case = {"x": every_value, "table": integers(4, "int8", 1, 256)}
     compare("shift_gelu", ISA, TARGET, [case])
+
+
+@pytest.mark.parametrize(("columns", "groups"), [(96, 1), (96, 2), (129, 3), (144, 3)])
+def test_tables(columns: int, groups: int) -> None:
+    tables = {"table": integers(4, "int8", groups, 256)}
+    cases = [{"x": filled(p, "int8", 3, columns), **tables} for p in PATTERNS]
+    compare("shift_gelu", ISA, TARGET, cases)
 
 
 @pytest.mark.parametrize(

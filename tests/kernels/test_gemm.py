@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from iseg_tvm.kernels.isa import Isa, get_isa
+from iseg_tvm.operator_limits import table_groups
 from tests.kernels.harness import ISAS, assembly, compare, lower
 from tests.ops.support import filled, integers, multipliers
 
@@ -23,7 +24,7 @@ def layer(rows: int, inner: int, columns: int) -> dict[str, np.ndarray]:
         "bias": integers(3, "int32", columns, low=-(2**20), high=2**20),
         "multiplier": multipliers(4, columns),
         "shift": integers(5, "int8", columns, low=0, high=14),
-        "table": integers(6, "int8", 256),
+        "table": integers(6, "int8", 1, 256),
         "skip": integers(7, "int16", rows, columns),
     }
 
@@ -55,6 +56,14 @@ def test_linear(isa: Isa, target: str, rows: int, inner: int, columns: int) -> N
 )
 def test_epilogues(isa: Isa, target: str, operator: str, attributes: dict[str, object]) -> None:
     compare(operator, isa, target, cases(layer(23, 40, 45)), **attributes)
+
+
+@every_isa
+@pytest.mark.parametrize("columns", [64, 96, 129, 144])
+def test_every_group_of_columns_has_its_table(isa: Isa, target: str, columns: int) -> None:
+    given = layer(37, 20, columns)
+    tables = {"table": integers(6, "int8", table_groups(columns), 256)}
+    compare("linear_gelu", isa, target, cases({**given, **tables}), post_shift=1)
 
 
 @every_isa

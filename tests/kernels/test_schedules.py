@@ -30,6 +30,7 @@ PIXELS["weight"] = integers(6, "int8", 150, 12, low=-127)
 Case = tuple[str, dict[str, np.ndarray], dict[str, Any]]
 CASES: list[Case] = [
     ("linear_gelu", LAYER, {"post_shift": 1}),
+    ("linear_gelu", {**LAYER, "table": integers(8, "int8", 3, 256)}, {"post_shift": 1}),
     ("linear_residual", LAYER, {"skip_shift": 1, "post_shift": 0}),
     ("matmul", {"a": LAYER["x"], "b": integers(7, "int8", 150, 40)}, {}),
     (

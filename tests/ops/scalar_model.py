@@ -62,8 +62,12 @@ def residual_add(skip: Matrix, branch: Matrix, skip_shift: int) -> Matrix:
     ]
 
 
-def shift_gelu(x: Matrix, table: Vector) -> Matrix:
-    return [[table[value + 128] for value in row] for row in x]
+def shift_gelu(x: Matrix, table: Matrix) -> Matrix:
+    groups = len(table)
+    return [
+        [table[c // 64 if groups > 1 else 0][value + 128] for c, value in enumerate(row)]
+        for row in x
+    ]
 
 
 def layer_norm(

@@ -8,7 +8,7 @@ from relay_ops.fused_linear import STEPS
 from relay_ops.operator import OperatorError, TensorSpec
 from tests.ops.support import agree, integers, multipliers
 
-ROWS, INNER, COLUMNS = 6, 12, 5
+ROWS, INNER, COLUMNS = 6, 12, 70
 IMAGE = (5, 3, 3)  # height, width, channels: 6 patches of 2 x 2 pixels
 
 TENSORS = {
@@ -20,7 +20,7 @@ TENSORS = {
     "bias": integers(6, "int32", COLUMNS, low=-(2**16), high=2**16),
     "multiplier": multipliers(7, COLUMNS),
     "shift": integers(8, "int8", COLUMNS, low=0, high=9),
-    "table": integers(9, "int8", 256),
+    "table": integers(9, "int8", 2, 256),
     "skip": integers(10, "int16", ROWS, COLUMNS),
     "gamma": integers(11, "int16", INNER, low=-32767),
     "beta": integers(12, "int32", INNER, low=-(2**20), high=2**20),

@@ -20,7 +20,7 @@ SPECS = {
     "bias": TensorSpec((COLUMNS,), "int32"),
     "multiplier": TensorSpec((COLUMNS,), "int16"),
     "shift": TensorSpec((COLUMNS,), "int8"),
-    "table": TensorSpec((256,), "int8"),
+    "table": TensorSpec((1, 256), "int8"),
     "accumulator": TensorSpec((ROWS, COLUMNS), "int32"),
     "skip": TensorSpec((ROWS, COLUMNS), "int16"),
     "branch": TensorSpec((ROWS, COLUMNS), "int16"),
@@ -97,7 +97,7 @@ def test_unknown_attribute_is_refused() -> None:
 def test_symbolic_shape_is_refused() -> None:
     rows = tvm.tirx.Var("n", "int64")
     x = relax.Var("x", relax.TensorType((rows, 4), "int8"))
-    table = relax.Var("table", relax.TensorType((256,), "int8"))
+    table = relax.Var("table", relax.TensorType((1, 256), "int8"))
     with pytest.raises(ValueError, match="is not static"):
         relax.BlockBuilder().normalize(graph_ops.call("shift_gelu", [x, table], {}))
 

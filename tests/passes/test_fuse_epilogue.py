@@ -50,7 +50,7 @@ class Graph:
 
     def gelu(self, x: Any) -> Any:
         """A table."""
-        return self.op("shift_gelu", x, relax.const(np.arange(-128, 128).astype(np.int8)))
+        return self.op("shift_gelu", x, relax.const(np.arange(-128, 128).astype(np.int8)[None]))
 
     def residual(self, skip: Any, branch: Any) -> Any:
         """An addition."""

@@ -2,6 +2,7 @@
 
 import errno
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,14 @@ def refused(path: Path, *words: str) -> None:
         assert word in str(caught.value)
 
 
-def rewrite(path: Path, **changes: Any) -> None:
-    """Change fields of the header (None deletes one) and keep the tensors."""
-    model = load_model(path)
+def rewrite(path: Path, tensors: Mapping[str, np.ndarray] | None = None, **changes: Any) -> None:
+    """Change fields of the header (None deletes one), and all tensors if they are given."""
+    tensors = load_model(path).tensors if tensors is None else tensors
     with artifact.safe_open(path, framework="numpy") as stream:
         header = json.loads(stream.metadata()["iseg"])
     header.update(changes)
     kept = {k: v for k, v in header.items() if v is not None}
-    save_file(dict(model.tensors), path, metadata={"iseg": json.dumps(kept)})
+    save_file(dict(tensors), path, metadata={"iseg": json.dumps(kept)})
 
 
 @pytest.mark.parametrize("decoder", ["mask_transformer", "linear"])
@@ -117,12 +118,25 @@ def test_foreign_safetensors_file(path: Path) -> None:
         refused(path, "not a quantized model of iseg-tvm")
 
 
-@pytest.mark.parametrize("version", [2, 0, "1", None])
+@pytest.mark.parametrize("version", [3, 0, "1", None])
 def test_other_version(path: Path, version: object) -> None:
     rewrite(path, version=version)
-    with pytest.raises(IsegError, match="this program reads 1") as caught:
+    with pytest.raises(IsegError, match="this program reads 2") as caught:
         load_model(path)
     assert "update iseg-tvm" in caught.value.hint
+
+
+def test_tables_of_version_1_had_no_groups(path: Path) -> None:
+    first, second = (f"encoder.blocks.{i}.activation.table" for i in range(2))
+    tensors = dict(load_model(path).tensors)
+    assert tensors[second].shape == (2, 256)
+    old = {n: t[0] if n.endswith(".table") else t for n, t in tensors.items()}
+    rewrite(path, old, version=1)
+    found = load_model(path).tensors
+    assert found[first].tolist() == tensors[first].tolist()
+    assert found[second].tolist() == tensors[second][:1].tolist()
+    rewrite(path, old, version=2)
+    refused(path, first, "is int8[256], its architecture needs int8[1, 256] or int8[2, 256]")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int64, np.uint8, bool])
@@ -173,6 +187,11 @@ def test_garbled_field(path: Path, changes: dict[str, Any]) -> None:
         ("encoder.blocks.1.fc1.weight", None, "is missing"),
         ("decoder.cls_emb", np.zeros((7, 23), np.int16), "int16[7, 23], its architecture needs"),
         ("encoder.norm.beta", np.zeros(24, np.int16), "its architecture needs int32[24]"),
+        (
+            "encoder.blocks.1.activation.table",
+            np.zeros((3, 256), np.int8),
+            "int8[3, 256], its architecture needs int8[1, 256] or int8[2, 256]",
+        ),
         ("decoder.other", np.zeros(3, np.int8), "is not part of its architecture"),
     ],
 )

@@ -1,7 +1,8 @@
 """Files of the first versions of every format still load (``tests/data/formats``).
 
-They were written by commit f847fbd. A format that changes gets a new version number, a reader that
-understands both, and one more sample here.
+They were written by commit f847fbd, ``model_2`` by the commit that introduced version 2 of models.
+A format that changes gets a new version number, a reader that understands both, and one more
+sample here.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from iseg_tvm.models.checkpoint import read_weight_file
 from iseg_tvm.reference_model import run_reference
 from iseg_tvm.runtime import load
 from iseg_tvm.tuning_files import is_emulated, read_sessions, tuning_logs_dir
+from tests.helpers import random_image
 
 FORMATS = Path(__file__).resolve().parents[1] / "data/formats"
 
@@ -42,6 +44,13 @@ def test_model_and_bundle_give_the_same_bits(bundle: Path) -> None:
     assert run_reference(model, sample[0]).tolist() == sample[1].tolist()
     if platform.machine() == "x86_64":
         np.testing.assert_array_equal(load(bundle).run(sample[0]), sample[1])
+
+
+def test_second_version_of_the_model_gives_the_same_bits() -> None:
+    model = load_model(FORMATS / "model_2.safetensors")
+    assert model.tensors["encoder.blocks.1.activation.table"].shape == (2, 256)
+    expected = np.load(FORMATS / "model_2.npy")  # of an image of noise
+    np.testing.assert_array_equal(run_reference(model, random_image(16, 16)), expected)
 
 
 def read_sample_of(bundle: Path) -> tuple[np.ndarray, np.ndarray]:
