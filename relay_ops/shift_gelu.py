@@ -64,7 +64,7 @@ def infer(types: Mapping[str, TensorSpec], attributes: Attributes) -> TensorSpec
 
 def reference(x: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Normative: int8 (M, N), int8 (G, 256) -> int8 (M, N)."""
-    group = np.arange(x.shape[1]) // ACTIVATION_GROUP if len(table) > 1 else 0
+    group = np.arange(x.shape[-1]) // ACTIVATION_GROUP if len(table) > 1 else 0
     return table[group, fp.check_range("x", x, fp.INT8_MIN, fp.INT8_MAX) + 128]
 
 
@@ -73,7 +73,7 @@ def forward(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     position = x.to(torch.int64) + 128
     if table.shape[0] == 1:
         return table[0][position]
-    return table[torch.arange(x.shape[1], device=x.device) // ACTIVATION_GROUP, position]
+    return table[torch.arange(x.shape[-1], device=x.device) // ACTIVATION_GROUP, position]
 
 
 def lower(context: LoweringContext) -> Lowering:
