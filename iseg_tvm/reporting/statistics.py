@@ -14,7 +14,7 @@ from iseg_tvm.artifact import QuantizedModel
 from iseg_tvm.errors import IsegError
 from iseg_tvm.models.segmenter import Segmenter
 from iseg_tvm.quantization.context import finite_parameters
-from iseg_tvm.quantization.equivalence import equivalent, recorded
+from iseg_tvm.quantization.equivalence import equivalent, real_features, recorded
 from iseg_tvm.quantization.grids import Grids, recover_grids
 from iseg_tvm.reporting.trace import on_grids, trace_float, trace_integers
 
@@ -147,7 +147,7 @@ def examine(
     change = recorded(model)
     checkpoint = equivalent(checkpoint, change)
     grids = recover_grids(model, finite_parameters(checkpoint))
-    center = torch.from_numpy(np.asarray(change.centers.get("encoder.norm", 0.0)))
+    center = change.centers.get("encoder.norm", np.zeros(1))
     sites: dict[str, SiteStatistics] = {}
     shown, cosines = [], []
     for done, (name, image) in enumerate(pictures):
@@ -157,9 +157,9 @@ def examine(
         own, _ = trace_integers(model, image, on_grids(real, grids, integers))
         for site in (s for s in integers if s in real and s in grids.scale):
             _add(sites, site, real[site], integers[site], own[site], grids)
-        features = integers["encoder.norm"] * torch.from_numpy(grids.scale["encoder.norm"])
-        found, exact = features + center, real["encoder.norm"].double() + center
-        cosines.append(float(torch.cosine_similarity(found, exact).mean()))
+        features = torch.from_numpy(real_features(model, integers["encoder.norm"].numpy()))
+        exact = real["encoder.norm"].double() + torch.from_numpy(center)
+        cosines.append(float(torch.cosine_similarity(features, exact).mean()))
         shown.append(Picture(name, image, _upsampled(model, scores), class_map))
     progress("examining", len(pictures), len(pictures))
     return Findings(tuple(sites.values()), tuple(shown), float(np.mean(cosines)), _mean_iou(shown))

@@ -19,7 +19,7 @@ from iseg_tvm.models.segmenter import Segmenter
 from iseg_tvm.quantization import quantize
 from iseg_tvm.quantization.activation import per_unit
 from iseg_tvm.quantization.context import finite_parameters
-from iseg_tvm.quantization.equivalence import equivalent, recorded
+from iseg_tvm.quantization.equivalence import equivalent, real_features, recorded
 from iseg_tvm.quantization.grids import recover_grids
 from iseg_tvm.reference_model import reference_graph
 from iseg_tvm.reporting.statistics import Findings, decibels, examine
@@ -92,15 +92,16 @@ def test_figures(models: tuple[Segmenter, QuantizedModel], findings: Findings) -
     features = sites["encoder.norm"]
     found, exact = [], []
     model, quantized = models
-    scale = quantized.provenance["feature_scale"]
+    center = recorded(quantized).centers["encoder.norm"]
     for index in range(2):
         image = random_image(*SIZE, index)
-        found.append(reference_graph(quantized).encode(image) * scale)
+        found.append(real_features(quantized, reference_graph(quantized).encode(image)))
         with torch.no_grad():
             tokens = model.encoder.forward_features(model.normalize_uint8(image[None]))
         exact.append(tokens[0].numpy())
     noise = np.square(np.array(found) - np.array(exact)).sum()
-    assert features.snr == pytest.approx(decibels(np.square(exact).sum(), noise), abs=0.1)
+    signal = np.square(np.array(exact) - center).sum()
+    assert features.snr == pytest.approx(decibels(signal, noise), abs=0.1)
     assert features.values == np.size(exact)
     assert features.before.sum() == features.after.sum() == features.values
     for site in findings.sites:

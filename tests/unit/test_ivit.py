@@ -129,7 +129,8 @@ def test_import_keeps_weights_and_computes_their_features(tmp_path: Path) -> Non
         wanted = [
             float(state[f"blocks.{block}.mlp.{q}.act_scaling_factor"]) for q in quantizers
         ]
-        assert scales == [*wanted, 0]  # the grid of the activation's input is symmetric
+        # One group, and the grid of its input is symmetric.
+        assert scales == [*([w] for w in wanted), [0]]
     cosines = []
     for image, expected in zip(GOLDEN["images"], GOLDEN["features"], strict=True):
         found = reference_graph(model).encode(image).astype(np.float64)
