@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,10 +17,12 @@ from benchmarks.models import ROOT
 from benchmarks.paper_mode import paper_mode, round_weights
 from demo.evaluate import SIZE, float_segment, held_out_figures, scene_figures
 from demo.scenes import scene
-from iseg_tvm.integer_model import IntegerSegmenter
+from iseg_tvm.build import compile_bundle
 from iseg_tvm.models.checkpoint import load_checkpoint
 from iseg_tvm.models.segmenter import Segmenter
 from iseg_tvm.quantization import QuantizeOptions, quantize
+from iseg_tvm.runtime import load
+from iseg_tvm.targets import load_target
 from tests import pretrained
 
 
@@ -133,8 +137,9 @@ class Demo:
         images = [scene("train", int(name.split()[1]), SIZE)[0] for name in self.names(case)]
         if case.emulation is None:
             quantized = quantize(self.model, images, QuantizeOptions(**case.options))
-            module = IntegerSegmenter(quantized)
-            figures = scene_figures(lambda image: module(torch.from_numpy(image)).numpy())
+            with tempfile.TemporaryDirectory() as folder:
+                bundle = compile_bundle(quantized, load_target("native"), Path(folder) / "bundle")
+                figures = scene_figures(load(bundle.path).run)
         else:
             changed = emulated(self.model, images, case.emulation)
             with torch.autocast("cpu", torch.bfloat16, enabled=case.emulation == "bfloat16"):

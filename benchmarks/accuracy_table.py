@@ -49,6 +49,8 @@ def _table(rows: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> list[st
 def _figure(row: Mapping[str, Any], name: str) -> str:
     if name not in row:
         return ""
+    if name == "cosine":
+        return f"{row[name]:.5f}"
     low_high = row.get(f"{name}_range")
     suffix = f" ({low_high[0]:.4f} to {low_high[1]:.4f})" if low_high else ""
     return f"{row[name]:.4f}{suffix}"

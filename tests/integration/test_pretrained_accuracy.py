@@ -1,28 +1,28 @@
 """Accuracy of quantization on a real pretrained ViT-S/14, calibrated on one photograph.
 
-Gates on the six photographs of earlier figures; ``benchmarks/accuracy.py`` measures the ten.
+``benchmarks/accuracy.py`` measures more cases. The wanted mean IoU is 0.985; the gate leaves room for
+what another machine's float arithmetic changes in a quantized model (docs/quantization.md).
 """
 
 from iseg_tvm.quantization import quantize
 from tests.pretrained import (
-    SIX,
     float_features,
     float_model,
     integer_features,
     photographs,
     score,
+    split,
 )
-
-CALIBRATION = "astronaut"
 
 
 def test_one_photograph_calibrates_a_pretrained_encoder() -> None:
-    """1,025 tokens an image, six photographs that calibration did not see."""
+    """1,025 tokens an image, ten photographs that calibration did not see."""
     photos = photographs()
-    quantized = quantize(float_model(), [photos[CALIBRATION]])
-    images = [photos[name] for name in SIX]
+    calibration, held_out = split()
+    quantized = quantize(float_model(), [photos[calibration[0]]])
+    images = [photos[name] for name in held_out]
     exact = [float_features(image) for image in images]
-    result = score(integer_features(quantized, images), exact, starts=1)
+    result = score(integer_features(quantized, images), exact)
     print(result, result.miou)
-    assert result.cosine >= 0.995, result
-    assert result.miou >= 0.96, result
+    assert result.cosine >= 0.998, result
+    assert result.miou >= 0.98, result
