@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = argparse.Namespace(verbose=False, command="iseg-tvm")
     try:
         build_parser().parse_args(_with_dashes(sys.argv[1:] if argv is None else argv), args)
-        with _logging(args), _terminated_cleanly():
+        with _logging(args), _stopped_cleanly():
             status = int(_COMMANDS[args.command].run(args))
         sys.stdout.flush()
         return status
@@ -122,17 +122,30 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def _terminated_cleanly() -> Iterator[None]:
-    """Turn SIGTERM into an exception, so that no temporary file or session is left behind."""
+def _stopped_cleanly() -> Iterator[None]:
+    """Turn SIGTERM into an exception as Ctrl-C is, so that no temporary file is left behind.
+
+    Where either comes while TVM calls Python back, TVM raises an empty RuntimeError in its place.
+    """
+    stopped: list[type[KeyboardInterrupt]] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Terminated
+        stopped.append(Terminated if number == signal.SIGTERM else KeyboardInterrupt)
+        raise stopped[0]
 
-    before = signal.signal(signal.SIGTERM, stop)
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # in the background: ignored
+        numbers.append(signal.SIGINT)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
+    except Exception as error:
+        if stopped:
+            raise stopped[0] from error
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

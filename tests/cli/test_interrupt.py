@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from iseg_tvm.artifact import load_model, save_model
 from iseg_tvm.build import compile_bundle
+from iseg_tvm.cli.main import main
 from iseg_tvm.models.checkpoint import save_checkpoint
 from iseg_tvm.models.segmenter import build_segmenter
 from iseg_tvm.sample import built_in_picture
@@ -154,3 +156,29 @@ def test_evaluation_goes_on_where_ctrl_c_stopped_it(files: Files) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (files.out / "r.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "said"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_an_interrupt_that_tvm_turned_into_its_own_error(
+    number: signal.Signals,
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(args: argparse.Namespace) -> int:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            raise RuntimeError("") from None
+        return 0
+
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr("iseg_tvm.cli.info.run", run)
+    assert main(["info"]) == status
+    assert capsys.readouterr().err == f"{said}\n"
+    monkeypatch.undo()
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before

@@ -1,6 +1,6 @@
 """Accuracy of quantization on a real pretrained ViT-S/14, calibrated on one photograph.
 
-``benchmarks/accuracy.py`` measures more cases. The wanted mean IoU is 0.985; the gate leaves room for
+``benchmarks/accuracy.py`` measures more. The wanted mean IoU is 0.985; the gate leaves room for
 what another machine's float arithmetic changes in a quantized model (docs/quantization.md).
 """
 
