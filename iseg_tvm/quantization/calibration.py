@@ -129,20 +129,40 @@ def views(image: np.ndarray) -> list[np.ndarray]:
     One photograph alone reaches only part of most channels' ranges, and clipping what another
     photograph reaches costs far more than a coarser grid. Mirrored, with exchanged colours, its
     quarters enlarged, grey, darker, with less contrast: such views widen ranges without new data.
+    A picture without colour would say nothing of colours: it gets tinted quarters and toned views
+    in the place of the exchanged colours and of grey.
     """
     height, width = image.shape[:2]
     grey = np.repeat(image.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
+    corners = [(top, left) for top in (0, height // 2) for left in (0, width // 2)]
+    quarters = [_enlarged(image, top, left) for top, left in corners]
+    other, plain = image[:, :, ::-1], grey
+    if np.ptp(image, axis=2).mean() < _COLOURLESS:
+        quarters = [(q * tint).astype(np.uint8) for q, tint in zip(quarters, _TINTS, strict=True)]
+        other, plain = (_toned(image, exponents) for exponents in _TONES)
     return [
         image,
         image[:, ::-1],
         image[::-1],
-        image[:, :, ::-1],
-        *(_enlarged(image, top, left) for top in (0, height // 2) for left in (0, width // 2)),
-        grey,
+        other,
+        *quarters,
+        plain,
         image // 2,
         grey[::-1] // 2 + 127,
         image // 4 + 96,
     ]
+
+
+_COLOURLESS = 3.0
+"""Mean difference between a pixel's largest and smallest channel in a picture without colour."""
+
+_TINTS = np.array([[1.0, 0.75, 0.5], [0.5, 0.75, 1.0], [0.6, 1.0, 0.6], [1.0, 0.6, 0.9]])
+_TONES = np.array([[0.6, 1.0, 1.8], [1.8, 1.2, 0.6]])
+
+
+def _toned(image: np.ndarray, exponents: np.ndarray) -> np.ndarray:
+    """Channels as powers of brightness: dark and bright parts get other colours."""
+    return (255 * (image / 255) ** exponents).astype(np.uint8)
 
 
 def _enlarged(image: np.ndarray, top: int, left: int) -> np.ndarray:
