@@ -73,6 +73,12 @@ def per_unit(values: Array, hidden: int) -> Array:
     return np.repeat(values, group_sizes(hidden, len(values)))
 
 
+def split_units(values: Array, groups: int, axis: int = 0) -> list[Array]:
+    """Each group's part of an array whose ``axis`` counts hidden units."""
+    ends = np.cumsum(group_sizes(values.shape[axis], groups))[:-1]
+    return np.split(values, ends, axis=axis)
+
+
 def output_grid(largest: float) -> tuple[float, int]:
     """Scale and zero point that spread ``[LOWEST, largest]`` over all 256 output values."""
     scale = (max(largest, -LOWEST) - LOWEST) / 255

@@ -20,7 +20,7 @@ from torch import Tensor
 from iseg_tvm import operator_limits as limits
 from iseg_tvm.artifact import QuantizedModel
 from iseg_tvm.errors import IsegError
-from iseg_tvm.quantization.activation import group_sizes, per_unit
+from iseg_tvm.quantization.activation import per_unit, split_units
 from iseg_tvm.quantization.conversion import fold_patch_embedding
 from iseg_tvm.quantization.layers import Array
 
@@ -170,18 +170,16 @@ class _Recovery:
         layer = f"{name}.fc2"
         step = real_multiplier(self.model, layer) * stream
         weight, _ = float_layer(self.parameters, self.model, layer)
-        tables = self.model.tensors[f"{name}.activation.table"]
         hidden = weight.shape[1]
         units = self.model.tensors[f"{layer}.weight"] * step[:, None]
-        ends = np.cumsum(group_sizes(hidden, len(tables)))[:-1]
-        parts = zip(np.split(weight, ends, axis=1), np.split(units, ends, axis=1), strict=True)
-        found = per_unit(np.array([1 / _ratio(real, integers) for real, integers in parts]), hidden)
+        before, after = activation_zeros(self.model, name)
+        parts = (split_units(values, len(before), axis=1) for values in (weight, units))
+        ratios = [_ratio(real, integers) for real, integers in zip(*parts, strict=True)]
+        found = per_unit(1 / np.array(ratios), hidden)
         self.grids.scale[f"{name}.activation"] = found
-        before = activation_zero(self.model, name)
         self.grids.zero[f"{name}.fc1"] = per_unit(before, hidden)
-        zero = tables[np.arange(len(tables)), 128 + before].astype(np.int64)
-        self.grids.zero[f"{name}.activation"] = per_unit(zero, hidden)
-        self.grids.zero_in[layer] = per_unit(zero, hidden)
+        self.grids.zero[f"{name}.activation"] = per_unit(after, hidden)
+        self.grids.zero_in[layer] = per_unit(after, hidden)
         self._wide_layer(layer, found, stream)
 
     def _wide_layer(self, name: str, scale_in: Array, scale_out: float) -> None:
@@ -219,9 +217,8 @@ class _Recovery:
 
     def _per_group(self, block: str, steps: Array) -> Array:
         """Scale of each activation input, common to a group of units."""
-        sizes = group_sizes(len(steps), len(self.model.tensors[f"{block}.activation.table"]))
-        parts = np.split(steps, np.cumsum(sizes)[:-1])
-        return np.repeat([float(np.median(part)) for part in parts], sizes)
+        parts = split_units(steps, len(self.model.tensors[f"{block}.activation.table"]))
+        return per_unit(np.array([np.median(part) for part in parts]), len(steps))
 
     def _norm_scale(self, name: str) -> Array:
         """Output scale of each channel of a LayerNorm, from gamma and beta together."""
@@ -246,12 +243,16 @@ def real_multiplier(model: QuantizedModel, name: str) -> Array:
     return multiplier * 2.0 ** -(15 + shift + post_shift)
 
 
-def activation_zero(model: QuantizedModel, block: str) -> Array:
-    """Integer of each group's input that stands for 0, int64 (G,): only the provenance knows."""
-    groups = len(model.tensors[f"{block}.activation.table"])
+def activation_zeros(model: QuantizedModel, block: str) -> tuple[Array, Array]:
+    """Integers of each group's input and output that stand for 0, int64 (G,) each.
+
+    Only the provenance knows the input's.
+    """
+    tables = model.tensors[f"{block}.activation.table"]
     kept = model.provenance.get("activation_scales", {}).get(block, ())
     zero = kept[2] if len(kept) > 2 else 0
-    return np.broadcast_to(np.asarray(zero, dtype=np.int64), (groups,))
+    before = np.broadcast_to(np.asarray(zero, dtype=np.int64), (len(tables),))
+    return before, tables[np.arange(len(tables)), 128 + before].astype(np.int64)
 
 
 def out_ratio(model: QuantizedModel, block: str) -> Array:

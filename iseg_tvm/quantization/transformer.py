@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from iseg_tvm.quantization import layers
-from iseg_tvm.quantization.activation import ActivationGrid, choose_grid, group_sizes
+from iseg_tvm.quantization.activation import ActivationGrid, choose_grid, split_units
 from iseg_tvm.quantization.context import Context
 from iseg_tvm.quantization.layers import Array
 
@@ -111,8 +111,8 @@ def _block_scales(context: Context, name: str) -> BlockScales:
     norm2 = norm_scale(context, f"{name}.norm2")
     inputs = context.statistics.sites[f"{name}.fc1"]
     weight, bias = context.layer(f"{name}.mlp.fc1")
-    ends = np.cumsum(group_sizes(len(bias), len(inputs.limit) // 2))[:-1]
-    parts = zip(np.split(weight, ends), np.split(bias, ends), strict=True)
+    groups = len(inputs.limit) // 2
+    parts = zip(split_units(weight, groups), split_units(bias, groups), strict=True)
     least = [layers.least_scale(w, b, norm2) for w, b in parts]
     activation = choose_grid(inputs, context.options, context.statistics.images, least)
     return BlockScales(norm1, q, k, v, attention, ratio, norm2, activation)

@@ -20,7 +20,7 @@ from iseg_tvm.quantization.activation import TABLES
 from iseg_tvm.quantization.grids import (
     Grids,
     Parameters,
-    activation_zero,
+    activation_zeros,
     exponent_scale,
     float_layer,
     float_norm,
@@ -217,8 +217,7 @@ def _activation_site(model: QuantizedModel, name: str) -> ActivationSite:
     hint = "quantize the checkpoint again with this version"
     if scales is None or kind not in TABLES:
         raise IsegError(f"the model does not say how {name}.activation.table was built", hint)
-    before = activation_zero(model, name)
-    zero = table[np.arange(len(table)), 128 + before].astype(np.int64)
+    before, zero = activation_zeros(model, name)
     scale_in, scale_out = (np.atleast_1d(np.array(s, dtype=np.float64)) for s in scales[:2])
     hidden = len(model.tensors[f"{name}.fc1.bias"])
     site = ActivationSite(TABLES[kind], hidden, scale_in, scale_out, zero, before)

@@ -36,10 +36,7 @@ def narrow_weights(model: QuantizedModel, parameters: Parameters, levels: int) -
     tensors, scalars = dict(model.tensors), dict(model.scalars)
     for name in (n for n in grids.step if ".blocks." in n):
         weight, _ = float_layer(parameters, model, name)
-        old, zero = (
-            tensors[f"{name}.weight"].astype(np.int64),
-            grids.zero_in.get(name, 0),
-        )  # () or (K,)
+        old, zero = tensors[f"{name}.weight"].astype(np.int64), grids.zero_in.get(name, 0)
         real_bias = (tensors[f"{name}.bias"] + (zero * old).sum(axis=1)) * grids.step[name]
         scale_out = grids.step[name] / np.maximum(real_multiplier(model, name), 2.0**-40)
         folded = weight * grids.inputs[name]
