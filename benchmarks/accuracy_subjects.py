@@ -83,19 +83,22 @@ class Pretrained:
         values = self._score(found, self.held_out)
         if first:
             six = self._score(found, pretrained.SIX, starts=1)
-            values |= {f"{name}_six": value for name, value in six.items()}
+            values |= {"miou_six": six["miou"], "miou_six_range": six["miou_range"]}
         return values
 
     def _score(
         self, found: dict[str, np.ndarray], names: Sequence[str], starts: int = pretrained.STARTS
     ) -> dict[str, Any]:
-        score = pretrained.score(
-            [found[name] for name in names], [_exact(name) for name in names], starts
+        pair = [found[name] for name in names], [_exact(name) for name in names]
+        plain, standardized = (
+            pretrained.score(*pair, starts, standardized=wanted) for wanted in (False, True)
         )
         return {
-            "cosine": round(score.cosine, 6),
-            "miou": round(score.miou, 4),
-            "miou_range": [min(score.mious), max(score.mious)],
+            "cosine": round(plain.cosine, 6),
+            "miou": round(plain.miou, 4),
+            "miou_range": [min(plain.mious), max(plain.mious)],
+            "miou_standardized": round(standardized.miou, 4),
+            "miou_standardized_range": [min(standardized.mious), max(standardized.mious)],
         }
 
     def _features(

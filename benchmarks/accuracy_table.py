@@ -17,7 +17,8 @@ HEADINGS = {
 def markdown(results: Mapping[str, Any]) -> str:
     """Tables of a result file, one a group of rows."""
     rows = results["rows"]
-    figures = [name for name in ("cosine", "miou", "miou_six") if any(name in r for r in rows)]
+    known = ("cosine", "miou", "miou_standardized", "miou_six")
+    figures = [name for name in known if any(name in r for r in rows)]
     lines = [f"# Accuracy: {results['subject']}", ""]
     if results["float"]:
         values = ", ".join(f"{name} {value}" for name, value in results["float"].items())

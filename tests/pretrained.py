@@ -239,14 +239,25 @@ def integer_features(model: QuantizedModel, images: Sequence[np.ndarray]) -> lis
 
 
 def score(
-    found: Sequence[np.ndarray], exact: Sequence[np.ndarray], starts: int = STARTS
+    found: Sequence[np.ndarray],
+    exact: Sequence[np.ndarray],
+    starts: int = STARTS,
+    *,
+    standardized: bool = False,
 ) -> Score:
-    """Compare the features (tokens, width) of several images; the class token has no label."""
+    """Compare the features (tokens, width) of several images; the class token has no label.
+
+    ``standardized`` labels features whose channels have mean 0 and standard deviation 1 over the
+    float model's patches: otherwise the few channels that vary most decide nearly alone.
+    """
     cosines = [
         (f * e).sum(axis=1) / (np.linalg.norm(f, axis=1) * np.linalg.norm(e, axis=1))
         for f, e in zip(found, exact, strict=True)
     ]
     ours, theirs = (np.concatenate([x[1:] for x in y]).astype(np.float64) for y in (found, exact))
+    if standardized:
+        mean, deviation = theirs.mean(axis=0), theirs.std(axis=0)
+        ours, theirs = ((x - mean) / deviation for x in (ours, theirs))
     mious = []
     for means in labellings(theirs.tobytes(), theirs.shape, starts):
         labels, expected = means.predict(ours), means.predict(theirs)

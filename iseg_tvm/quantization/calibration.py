@@ -116,28 +116,37 @@ def observe_views(
 ) -> None:
     """Let ``statistics`` see a forward pass of every view of every image."""
     with observing(model, statistics), fused_attention(model), torch.no_grad():
-        for done, image in enumerate(images, start=1):
-            for view in views(image):
+        for done, shown in enumerate(all_views(images), start=1):
+            for view in shown:
                 model.forward_scores(model.normalize_uint8(np.array(view[None], order="C")))
             if progress is not None:
                 progress(stage, done, len(images))
 
 
-def views(image: np.ndarray) -> list[np.ndarray]:
-    """What calibration makes of an image, uint8 (H, W, 3) each: first itself.
+def all_views(images: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """What calibration makes of each image (see :func:`views`).
+
+    Pictures without colour say nothing of colours, so they are tinted, unless another has some:
+    then tints only widen the grids.
+    """
+    tinted = all(np.ptp(image, axis=2).mean() < _COLOURLESS for image in images)
+    return (views(image, tinted=tinted) for image in images)
+
+
+def views(image: np.ndarray, *, tinted: bool = False) -> list[np.ndarray]:
+    """Twelve pictures made of an image, uint8 (H, W, 3) each: first itself.
 
     One photograph alone reaches only part of most channels' ranges, and clipping what another
     photograph reaches costs far more than a coarser grid. Mirrored, with exchanged colours, its
     quarters enlarged, grey, darker, with less contrast: such views widen ranges without new data.
-    A picture without colour would say nothing of colours: it gets tinted quarters and toned views
-    in the place of the exchanged colours and of grey.
+    ``tinted`` gives tinted quarters and toned views in the place of exchanged colours and of grey.
     """
     height, width = image.shape[:2]
     grey = np.repeat(image.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
     corners = [(top, left) for top in (0, height // 2) for left in (0, width // 2)]
     quarters = [_enlarged(image, top, left) for top, left in corners]
     other, plain = image[:, :, ::-1], grey
-    if np.ptp(image, axis=2).mean() < _COLOURLESS:
+    if tinted:
         quarters = [(q * tint).astype(np.uint8) for q, tint in zip(quarters, _TINTS, strict=True)]
         other, plain = (_toned(image, exponents) for exponents in _TONES)
     return [

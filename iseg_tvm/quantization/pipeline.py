@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -19,6 +20,9 @@ from iseg_tvm.quantization.conversion import Plan, convert
 from iseg_tvm.quantization.equivalence import Equivalence, equivalent, find_equivalence
 from iseg_tvm.quantization.options import QuantizeOptions
 from iseg_tvm.quantization.refinement import refine
+from iseg_tvm.quantization.variety import VARIETY_LEAST, variety
+
+_log = logging.getLogger(__name__)
 
 
 def quantize(
@@ -66,7 +70,12 @@ def quantize(
         if given and len(given) != model.config.num_classes:
             raise IsegError(f"{len(given)} {what} for {model.config.num_classes} classes")
     finite_parameters(model)
-    change = find_equivalence(model.eval(), images, options, progress)
+    if variety(model.eval(), images) < VARIETY_LEAST:
+        _log.warning(
+            "warning: the calibration shows this model little: all patches look alike to it; add a "
+            "picture with several things in it"
+        )
+    change = find_equivalence(model, images, options, progress)
     model = equivalent(model, change)
     statistics = calibrate(model, images, progress, groups=options.activation_groups)
     context = Context(model, statistics, options)

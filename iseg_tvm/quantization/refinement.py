@@ -21,7 +21,7 @@ from iseg_tvm.integer_graph import IntegerGraph
 from iseg_tvm.integer_model import TorchBackend
 from iseg_tvm.models.segmenter import Segmenter
 from iseg_tvm.operator_limits import BETA_MAX
-from iseg_tvm.quantization.calibration import Progress, fused_attention, views
+from iseg_tvm.quantization.calibration import Progress, all_views, fused_attention
 from iseg_tvm.quantization.layers import Array, LinearRequest, round_linear
 from iseg_tvm.quantization.observers import Moments
 from iseg_tvm.quantization.options import QuantizeOptions
@@ -59,7 +59,7 @@ def refine(
     options : of rounding and bias correction
     progress : called after each layer
     """
-    shown = [np.array(view, order="C") for image in images for view in views(image)]
+    shown = [np.array(view, order="C") for made in all_views(images) for view in made]
     if len(shown) > VIEWS_MAX:
         shown = [shown[int(i)] for i in np.linspace(0, len(shown) - 1, VIEWS_MAX)]
     with torch.no_grad(), fused_attention(model):

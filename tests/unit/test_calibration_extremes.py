@@ -74,5 +74,7 @@ def test_extreme_pictures_from_files(
     flags = ["--checkpoint", tmp_path / "checkpoint", "--calibration", tmp_path / "photo.png"]
     out = tmp_path / "model.safetensors"
     assert main(["quantize", *map(str, flags), "-o", str(out), "-q"]) == 0
-    assert capsys.readouterr().err == ""
+    lines = capsys.readouterr().err.splitlines()
+    assert all("patches look alike" in line for line in lines)
+    assert len(lines) <= 1
     assert_usable(load_model(out))
