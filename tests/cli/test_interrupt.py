@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +104,8 @@ def interrupt(
         [sys.executable, "-m", "iseg_tvm", *command.split()],
         cwd=files.folder, env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # Under nohup, or in a script's background, SIGINT is ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     watchdog = threading.Timer(SECONDS, lambda: os.killpg(process.pid, signal.SIGKILL))
     watchdog.start()
@@ -158,6 +160,15 @@ def test_evaluation_goes_on_where_ctrl_c_stopped_it(files: Files) -> None:
     assert (files.out / "r.json").is_file()
 
 
+@pytest.fixture
+def foreground() -> Iterator[None]:
+    """SIGINT's handler, as in a terminal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("foreground")
 @pytest.mark.parametrize(
     ("number", "status", "said"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
